@@ -1,0 +1,1 @@
+"""Where events come in: the HTTP gateway, the file importer, the load generator. Keeps no state."""

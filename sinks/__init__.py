@@ -1,0 +1,1 @@
+"""From frames and events to the stores. Keeps no state: cursors live in the store they describe."""
