@@ -1,0 +1,59 @@
+"""Free loopback ports.
+
+A free port is only free until somebody else takes it, so ports are drawn together and held open until all
+are known; an engine that finds its port taken after all fails by name and its caller draws again.
+"""
+
+import socket
+from contextlib import ExitStack
+
+from headrace.errors import UsageError
+
+LOOPBACK = "127.0.0.1"
+PORT_MIN, PORT_MAX = 1024, 65535
+
+
+def free_ports(count: int) -> list[int]:
+    """`count` different loopback ports that nothing listens on now."""
+    with ExitStack() as held:
+        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind((LOOPBACK, 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+def ports_from(base: int, count: int) -> list[int]:
+    """`base`, `base + 1`, …; raises UsageError naming every port of them that is in use."""
+    if not PORT_MIN <= base <= PORT_MAX - count:
+        raise UsageError(
+            f"port base {base} leaves no room for {count} ports",
+            remedy=f"choose one between {PORT_MIN} and {PORT_MAX - count}",
+        )
+    wanted = list(range(base, base + count))
+    taken = [port for port in wanted if not is_free(port)]
+    if taken:
+        raise UsageError(
+            f"port {', '.join(map(str, taken))} on {LOOPBACK} is in use",
+            remedy="stop what listens there or choose another --port-base",
+        )
+    return wanted
+
+
+def is_free(port: int) -> bool:
+    """Whether a server could listen on this loopback port now (ports in TIME_WAIT count as free)."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, port))
+        except OSError:
+            return False
+        return True
+
+
+def accepts(port: int, timeout_s: float = 0.5) -> bool:
+    """Whether something accepts TCP connections on this loopback port."""
+    try:
+        socket.create_connection((LOOPBACK, port), timeout=timeout_s).close()
+    except OSError:
+        return False
+    return True
