@@ -128,9 +128,7 @@ async def _finish(serving: asyncio.Task[None], now: asyncio.Event, grace_s: floa
     await asyncio.wait((serving, hurry), timeout=grace_s, return_when=asyncio.FIRST_COMPLETED)
     hurry.cancel()
     if not serving.done():
-        log.warning(
-            "http_requests_cut", grace_s=grace_s, remedy="a client holds its request open past the grace"
-        )
+        log.warning("http_requests_cut", grace_s=grace_s, remedy="a client holds its request open past the grace")
         serving.cancel()
         await asyncio.wait((serving,), timeout=1.0)
 
@@ -144,7 +142,7 @@ async def _wait(event: Awaitable[Any], timeout_s: float) -> None:
 
 async def _announce(host: str, port: int, on_ready: Callable[[], None] | None) -> None:
     """Call `on_ready` as soon as a connection is accepted; ends with the server."""
-    target = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    target = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 — where to look, not to listen
     while True:
         try:
             _, writer = await asyncio.open_connection(target, port)

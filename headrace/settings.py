@@ -129,7 +129,7 @@ class Settings:
         origins: dict[str, str] = {}
         sources: list[tuple[Mapping[str, Any], Callable[[str], str]]] = []
         if path:
-            sources.append((_read_file(Path(path)), lambda name: f"file {path}"))
+            sources.append((_read_file(Path(path)), lambda _name: f"file {path}"))
         from_environment = {
             name[len(PREFIX) :].lower(): value
             for name, value in environ.items()

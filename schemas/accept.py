@@ -68,7 +68,9 @@ class AcceptRule:
         part = self._incomplete.setdefault(key, _Incomplete(record_offset, header.to_offset))
         part.chunks.setdefault(header.chunk, chunk)
         if len(part.chunks) < header.chunks:
-            assert len(self._incomplete) <= INCOMPLETE_MAX, "too many half-written frames: does another program write here?"
+            assert len(self._incomplete) <= INCOMPLETE_MAX, (
+                "too many half-written frames: does another program write here?"
+            )
             return Outcome.INCOMPLETE, None
         del self._incomplete[key]
         if header.from_offset > self.position:

@@ -87,9 +87,7 @@ def decode_events(values: Sequence[bytes | None]) -> Decoded:
     return Decoded(_one_batch(parts), index, poison)
 
 
-def _decode_range(
-    bodies: list[bytes], start: int, parts: list[pa.RecordBatch], bad: list[tuple[int, str]]
-) -> None:
+def _decode_range(bodies: list[bytes], start: int, parts: list[pa.RecordBatch], bad: list[tuple[int, str]]) -> None:
     """Decode all of `bodies`; when that fails, halve until the faulty ones stand alone."""
     if not bodies:
         return

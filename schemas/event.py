@@ -6,9 +6,7 @@ from typing import Final
 
 import xxhash
 
-EVENT_TYPES: Final = frozenset(
-    ("track", "page", "screen", "identify", "group", "alias", "profile", "group_profile")
-)
+EVENT_TYPES: Final = frozenset(("track", "page", "screen", "identify", "group", "alias", "profile", "group_profile"))
 DIMENSION_BYTES_MAX: Final = 255
 """A path of 2,700 characters would exceed Postgres' btree limit and jam a shard; three of these fit easily."""
 MESSAGE_ID_CHARS_MAX: Final = 100

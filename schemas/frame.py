@@ -202,13 +202,12 @@ def _split_hour(hour: DedupeHour) -> Iterator[DedupeHour]:
         yield DedupeHour(hour.hour, hour.ids[start : start + DEDUPE_IDS_PER_CHUNK])
 
 
-def _pack(
-    segments: Sequence[Segment], hours: Sequence[DedupeHour]
-) -> list[tuple[list[Segment], list[DedupeHour]]]:
+def _pack(segments: Sequence[Segment], hours: Sequence[DedupeHour]) -> list[tuple[list[Segment], list[DedupeHour]]]:
     """Spread segments and ids over chunks of at most CHUNK_BYTES_MAX (one item may be larger on its own)."""
     parts: list[tuple[list[Segment], list[DedupeHour]]] = [([], [])]
     filled = 0
-    for item in (*segments, *hours):
+    items: list[Segment | DedupeHour] = [*segments, *hours]
+    for item in items:
         size = len(item.body) if isinstance(item, Segment) else item.ids.nbytes
         if filled and filled + size > CHUNK_BYTES_MAX:
             parts.append(([], []))

@@ -81,8 +81,6 @@ def definitions(settings: Settings) -> list[TopicDefinition]:
             settings.events_partitions,
             {"cleanup.policy": "compact", "max.message.bytes": str(FRAME_BYTES_MAX)},
         ),
-        TopicDefinition(
-            names.rejected, small, {"retention.ms": hours, "max.message.bytes": str(RECORD_BYTES_MAX)}
-        ),
+        TopicDefinition(names.rejected, small, {"retention.ms": hours, "max.message.bytes": str(RECORD_BYTES_MAX)}),
         TopicDefinition(names.dead, small, {"retention.ms": hours, "max.message.bytes": str(2 * RECORD_BYTES_MAX)}),
     ]

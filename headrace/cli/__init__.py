@@ -39,7 +39,7 @@ EXIT_INTERRUPTED = 130
 class LazyGroup(click.RichGroup):
     """A group that imports a verb's module only when the verb is run."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 (click's signature)
         return list(VERBS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
