@@ -23,6 +23,7 @@ CLIENT_ID = b"headrace-probe"
 METADATA_KEY, METADATA_VERSION = 3, 1
 RESPONSE_BYTES_MAX = 1 << 20
 
+# A broker killed with -9 is refused by its own controller until its session has run out: 3 s, not the usual 9.
 PROPERTIES = """\
 process.roles=broker,controller
 node.id=1
@@ -42,6 +43,8 @@ transaction.state.log.min.isr=1
 transaction.state.log.num.partitions=4
 share.coordinator.state.topic.replication.factor=1
 share.coordinator.state.topic.min.isr=1
+broker.session.timeout.ms=3000
+broker.heartbeat.interval.ms=500
 log.cleaner.dedupe.buffer.size=33554432
 num.network.threads=2
 num.io.threads=4

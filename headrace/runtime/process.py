@@ -18,6 +18,7 @@ from pathlib import Path
 from headrace.errors import FatalError
 
 READY_POLL_S = 0.02
+GROUP_TIMEOUT_S = 5.0
 LOG_BYTES_MAX = 32 * 1024 * 1024  # per child; one older file of the same size is kept
 TAIL_BYTES = 16 * 1024
 TAIL_LINES = 15
@@ -126,12 +127,28 @@ class Process:
             self._child.wait(self.command.stop_timeout_s)
         except subprocess.TimeoutExpired:
             self.kill()
+        self.clear_group()
 
     def kill(self) -> None:
         """SIGKILL to the child and whatever it started, and wait for the child's end."""
         if self._child is not None and self._child.poll() is None:
             os.killpg(self._child.pid, signal.SIGKILL)
             self._child.wait()
+        self.clear_group()
+
+    def clear_group(self) -> None:
+        """Wait until what an ended child had started is gone too (Postgres' backends outlive it for a moment).
+
+        After GROUP_TIMEOUT_S they are killed: a successor could not have their ports or shared memory.
+        """
+        if self._child is None:
+            return
+        deadline = time.monotonic() + GROUP_TIMEOUT_S
+        while group_lives(self._child.pid):
+            if time.monotonic() > deadline:
+                os.killpg(self._child.pid, signal.SIGKILL)
+                return
+            time.sleep(READY_POLL_S)
 
     def tail(self, lines: int = TAIL_LINES) -> str:
         """The last lines of the log, each indented, for error messages."""
@@ -153,6 +170,17 @@ class Process:
                 os.truncate(log, 0)  # the child appends, so it goes on at the new end
         except FileNotFoundError:
             pass
+
+
+def group_lives(group: int) -> bool:
+    """Whether the process group has a member."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def launch_arguments(argv: Sequence[str], *, owner: Owner | None, orphan_signal: signal.Signals) -> list[str]:
