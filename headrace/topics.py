@@ -1,0 +1,63 @@
+"""Makes the topics that schemas/topics.py defines, and tells which there are.
+
+Guarantees: repeatable; a topic that exists is never altered. Refuses an existing topic with another number of
+partitions than the settings say: the partition is part of every row's key, so another count is another incarnation.
+"""
+
+from dataclasses import dataclass
+
+from headrace.errors import ConfigurationError, UnavailableError
+from headrace.kafka import ADMIN_TIMEOUT_S, KafkaError, KafkaException, NewTopic, admin
+from headrace.settings import Settings
+from schemas.topics import TopicDefinition, definitions
+
+
+@dataclass(frozen=True, slots=True)
+class TopicState:
+    """A topic as defined and as it is: `partitions` is None when it does not exist."""
+
+    definition: TopicDefinition
+    partitions: int | None
+
+
+def topic_states(settings: Settings) -> list[TopicState]:
+    """All defined topics. Raises UnavailableError."""
+    try:
+        known = admin(settings).list_topics(timeout=ADMIN_TIMEOUT_S).topics
+    except KafkaException as error:
+        raise _unavailable(settings, error) from error
+    return [
+        TopicState(item, len(known[item.name].partitions) if item.name in known else None)
+        for item in definitions(settings)
+    ]
+
+
+def create_topics(settings: Settings, *, dry_run: bool = False) -> list[TopicDefinition]:
+    """Create what is missing; returns it. Raises UnavailableError, ConfigurationError."""
+    states = topic_states(settings)
+    for state in states:
+        if state.partitions not in (None, state.definition.partitions):
+            raise ConfigurationError(
+                f"topic {state.definition.name!r} has {state.partitions} partitions, not {state.definition.partitions}",
+                remedy=f"set HEADRACE_EVENTS_PARTITIONS to what the topic has; at {settings.kafka} it is fixed",
+            )
+    missing = [state.definition for state in states if state.partitions is None]
+    if dry_run or not missing:
+        return missing
+    wanted = [
+        NewTopic(item.name, item.partitions, replication_factor=settings.replication_factor, config=dict(item.config))
+        for item in missing
+    ]
+    for name, future in admin(settings).create_topics(wanted, request_timeout=ADMIN_TIMEOUT_S).items():
+        try:
+            future.result(ADMIN_TIMEOUT_S + 1)
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:  # someone else was faster
+                raise UnavailableError(f"topic {name!r} could not be created: {error.args[0].str()}") from error
+        except TimeoutError as error:
+            raise _unavailable(settings, error) from error
+    return missing
+
+
+def _unavailable(settings: Settings, error: Exception) -> UnavailableError:
+    return UnavailableError(f"Kafka at {settings.kafka} does not answer: {error}", remedy="is the broker running?")
