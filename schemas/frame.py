@@ -252,7 +252,7 @@ def _schema_length() -> int:
     """Bytes of the schema message at the beginning of every stream."""
     sink = pa.BufferOutputStream()
     pa.ipc.new_stream(sink, ROWS_ARROW, options=_ipc_options()).close()
-    return sink.getvalue().size - _END_OF_STREAM_BYTES
+    return int(sink.getvalue().size) - _END_OF_STREAM_BYTES
 
 
 @cache
