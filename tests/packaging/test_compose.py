@@ -30,7 +30,7 @@ def test_it_follows_the_compose_specification(file: dict[str, Any]) -> None:
     parsed = compose_spec.PyCompose.from_json(json.dumps(file))
     assert set(parsed.service_names()) == ENGINES | OURS | {"setup", "balancer", "cli"}
     file["services"]["kafka"]["restart"] = "sometimes"
-    with pytest.raises(ValueError, match="restart"):
+    with pytest.raises(ValueError, match="unknown variant `sometimes`"):
         compose_spec.PyCompose.from_json(json.dumps(file))
 
 
