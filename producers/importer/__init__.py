@@ -1,0 +1,1 @@
+"""The file importer: CSV, NDJSON and access logs into `events`, resumable, without doubling."""

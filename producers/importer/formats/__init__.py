@@ -1,0 +1,1 @@
+"""File formats, one module each: from bytes to numbered rows of text columns."""
