@@ -17,17 +17,18 @@ TIMESTAMP_US_MAX: Final = 4_102_444_800_000_000
 VALUE_E6_MAX: Final = 10**15
 """A thousand million in units: 9,200 such values in one row would be needed to overflow a 64-bit sum."""
 
-_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+_UNFIT: Final = re.compile(r"[\x00\x1f\ud800-\udfff]")
 _HASH_MARK: Final = "~"
 
 
 def bound_dimension(text: str) -> str:
-    """`text` fit to be a rollup's dimension: no control characters, at most 255 bytes of UTF-8.
+    """`text` fit to be a rollup's dimension: at most 255 bytes of UTF-8, without U+0000, U+001F (which separates
+    dimensions) and unpaired surrogates.
 
     A longer one keeps its beginning and ends in `~` and a hash of the whole, so that different ones stay
     different.
     """
-    clean = _CONTROL.sub("\ufffd", text)
+    clean = _UNFIT.sub("\ufffd", text)
     encoded = clean.encode()
     if len(encoded) <= DIMENSION_BYTES_MAX:
         return clean
