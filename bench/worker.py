@@ -114,7 +114,7 @@ def bench_python() -> Path:
     """A Python with Quix Streams, whose pinned clients do not fit beside ours: an environment of its own."""
     python = ROOT / ".venv-bench/bin/python"
     if not python.exists():
-        subprocess.run([sys.executable, "-m", "venv", python.parents[1]], check=True, timeout=120)
-        install = [python, "-m", "pip", "install", "-q", "--require-hashes", "--only-binary=:all:", "--no-deps"]
-        subprocess.run([*install, "-r", ROOT / "requirements/bench.txt"], check=True, timeout=600)
+        subprocess.run([sys.executable, "-m", "venv", str(python.parents[1])], check=True, timeout=120)
+        install = [str(python), "-m", "pip", "install", "-q", "--require-hashes", "--only-binary=:all:", "--no-deps"]
+        subprocess.run([*install, "-r", str(ROOT / "requirements/bench.txt")], check=True, timeout=600)
     return python

@@ -25,7 +25,7 @@ done = 0
 started = 0.0
 
 
-@app.agent(topic)
+@app.agent(topic)  # type: ignore[untyped-decorator] # faust has no types
 async def count(stream: faust.Stream) -> None:
     global done, started  # noqa: PLW0603 (a script with one loop)
     async for key, _ in stream.items():  # noqa: PERF102 (a stream is no dict)

@@ -29,7 +29,7 @@ done = 0
 started = 0.0
 
 
-def decode(value: bytes) -> dict[str, object]:
+def decode(value: bytes) -> object:
     return fastavro.schemaless_reader(io.BytesIO(value[5:]), avro, None)
 
 
