@@ -46,6 +46,10 @@ class Pace:
         """Seconds after the start at which each event number is due."""
         return np.interp(numbers.astype(np.float64), self._due, self._seconds)
 
+    def time_of_one(self, number: int) -> float:
+        """The same for one event."""
+        return float(np.interp(float(number), self._due, self._seconds))
+
 
 def _weights(shape: Shape, seconds: npt.NDArray[np.float64], duration_s: float) -> npt.NDArray[np.float64]:
     if shape == "steady":

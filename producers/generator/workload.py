@@ -100,6 +100,7 @@ class Workload:
         self._customer_ids = np.asarray(customer_ids, dtype=np.int64)
         self._pools = _Pools(rules)
         self._cdfs: dict[int, Floats] = {}
+        self._newest: tuple[int, Block] | None = None
 
     def batches(self, rows: int, batch_rows: int = BLOCK_ROWS, first: int = 0) -> Iterator[Block]:
         """Events `[first, first + rows)` in batches of at most `batch_rows`; a batch never spans two blocks."""
@@ -113,7 +114,12 @@ class Workload:
             number = index * BLOCK_ROWS + stop
 
     def block(self, index: int) -> Block:
-        """Block `index`, whole."""
+        """Block `index`, whole. The newest one is kept, since a paced run asks for its rows bit by bit."""
+        if self._newest is None or self._newest[0] != index:
+            self._newest = (index, self._make(index))
+        return self._newest[1]
+
+    def _make(self, index: int) -> Block:
         rng = np.random.Generator(np.random.PCG64([self.seed, index]))
         first = index * BLOCK_ROWS
         numbers = np.arange(first, first + BLOCK_ROWS, dtype=np.int64)
