@@ -9,7 +9,7 @@ ARGS ?=
 export PYTHONSAFEPATH := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup setup-demo system-packages demo test check format bench bench-% faults test-long openapi wheel clean
+.PHONY: help setup setup-demo system-packages demo test check format bench bench-% faults test-long openapi reference wheel clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -65,6 +65,9 @@ faults: setup system-packages ## kill -9 of every process with 200,000 events (l
 
 openapi: setup ## Write api/openapi.json from the code
 	@$(BIN)/python -m api.openapi > api/openapi.json
+
+reference: setup ## Write docs/reference from the code
+	@$(BIN)/python -m tests.contract.reference
 
 wheel: setup ## Build the wheel into dist/
 	@$(BIN)/python -m build --no-isolation --wheel

@@ -1,4 +1,4 @@
-"""`make check`'s look at the contracts: schemas evolve compatibly, the OpenAPI document is what the code says."""
+"""`make check`'s look at the contracts: schemas evolve compatibly; OpenAPI and reference pages are what the code says."""
 
 import json
 import sys
@@ -6,6 +6,7 @@ from pathlib import Path
 
 from schemas import registry
 from schemas.compatibility import incompatibilities
+from tests.contract import reference
 
 ROOT = Path(__file__).parents[2]
 
@@ -39,7 +40,7 @@ def openapi_faults() -> list[str]:
 
 def main() -> int:
     """Print every fault; 1 when there is one."""
-    faults = schema_faults() + openapi_faults()
+    faults = schema_faults() + openapi_faults() + reference.faults()
     for fault in faults:
         print(f"contract: {fault}", file=sys.stderr)
     return 1 if faults else 0
