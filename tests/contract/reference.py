@@ -20,10 +20,14 @@ def settings_page() -> Iterator[str]:
     yield "| setting | default | meaning |"
     yield "| --- | --- | --- |"
     for name, declared in DECLARED.items():
-        default = "" if declared.default == "" else f"`{str(declared.default).lower()}`"
+        default = "" if declared.default == "" else f"`{_text(declared.default)}`"
         choices = f" One of {', '.join(f'`{c}`' for c in declared.choices)}." if declared.choices else ""
         secret = " A secret: never logged or shown." if declared.secret else ""
         yield f"| `{PREFIX}{name.upper()}` | {default} | {declared.doc}.{choices}{secret} |"
+
+
+def _text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def metrics_page() -> Iterator[str]:
