@@ -57,7 +57,9 @@ class Wanted:
 class Content(Protocol):
     """Bytes read from start to end, unpacked; a file object, or CountingFile."""
 
-    closed: bool
+    @property
+    def closed(self) -> bool:
+        """Whether it was let go."""
 
     def read(self, size: int = -1, /) -> bytes:
         """Up to `size` bytes; empty at the end."""

@@ -36,6 +36,8 @@ class Delimited:
             return "skip"
 
         reader = self._open(file, set_aside)
+        if reader is None:
+            return
         next_number = 2  # 1 is the header
         while True:
             try:
@@ -54,6 +56,7 @@ class Delimited:
             yield self._rows(nothing, next_number, list(broken), wanted)
 
     def _open(self, file: Content, set_aside: Any) -> Any:
+        """Arrow's reader behind the header line; None where nothing follows it."""
         head = _first_line(file)
         names = next(csv.reader([head.decode(self._encoding, errors="replace")], delimiter=self._delimiter), [])
         if not names or len(set(names)) != len(names):
@@ -79,7 +82,12 @@ class Delimited:
                 ),
             )
         except pa.ArrowInvalid as error:
-            raise UsageError(f"not a CSV file: {error}", remedy="check the delimiter and the encoding") from error
+            if "Empty CSV" in str(error):
+                return None
+            raise UsageError(
+                f"not a CSV file: {error}",
+                remedy="check the delimiter, the encoding and for a quote that never closes",
+            ) from error
 
     def _rows(self, batch: pa.RecordBatch, first: int, broken: list[Refused], wanted: Wanted) -> Rows:
         numbers = _numbers(first, batch.num_rows, [row.number for row in broken])
