@@ -154,6 +154,11 @@ def metrics(port: int) -> dict[str, float]:
     return {name: float(value) for name, value in lines}
 
 
+def acknowledged(series: Mapping[str, float]) -> float:
+    """Events of a worker that are in acknowledged frames, second arrivals included."""
+    return total(series, "headrace_events_folded_total") + total(series, "headrace_events_deduplicated_total")
+
+
 def total(series: Mapping[str, float], name: str) -> float:
     """Sum of a series over its labels."""
     return sum(value for key, value in series.items() if key == name or key.startswith(name + "{"))

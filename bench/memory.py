@@ -1,0 +1,48 @@
+"""A worker's memory under a steady load with open rows constant: minute 10 against minute 3, and per million.
+
+Goal: at most 1.1 times.
+"""
+
+import time
+
+from bench.report import Report
+from bench.stage import fill, kafka_stage, metrics, service, total
+from headrace.runtime.ports import free_ports
+from headrace.settings import Settings
+
+MINUTES = (3.0, 10.0)
+QUICK_MINUTES = (0.2, 0.5)
+RATE_PER_S = 5_000
+
+
+def run(*, quick: bool) -> Report:
+    """Write a second's events every second; look at the resident memory twice."""
+    report = Report("memory")
+    early_min, late_min = QUICK_MINUTES if quick else MINUTES
+    with kafka_stage() as stage:
+        settings = stage.with_prefix("m.", grace_s=60)
+        (port,) = free_ports(1)
+        worker = service("streams", Settings.load({"metrics_port": port}, settings.as_environment()), stage.folder)
+        try:
+            samples: dict[float, tuple[int, float, float]] = {}
+            started, second = time.monotonic(), 0
+            while len(samples) < 2:
+                # a fresh seed each second: new message ids, the same shape
+                fill(settings, RATE_PER_S, seed=1000 + second, rate_per_s=float(RATE_PER_S))
+                second += 1
+                time.sleep(max(0.0, started + second - time.monotonic()))
+                for minute in (early_min, late_min):
+                    if minute not in samples and time.monotonic() - started >= minute * 60:
+                        series = metrics(port)
+                        rows, ids = total(series, "headrace_open_rows"), total(series, "headrace_dedupe_ids")
+                        samples[minute] = (worker.rss_bytes, rows, ids)
+        finally:
+            worker.stop()
+    (early, early_rows, early_ids), (late, late_rows, late_ids) = samples[early_min], samples[late_min]
+    report.add(
+        f"resident at minute {early_min:g}", early / 1e6, "MB", f"{early_rows:,.0f} rows, {early_ids:,.0f} ids"
+    )
+    report.add(f"resident at minute {late_min:g}", late / 1e6, "MB", f"{late_rows:,.0f} rows, {late_ids:,.0f} ids")
+    report.add("ratio", late / early, "×", "goal: at most 1.1")
+    report.add("ratio without the ids' 8 bytes each", (late - 8 * (late_ids - early_ids)) / early, "×")
+    return report
