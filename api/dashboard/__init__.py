@@ -1,0 +1,1 @@
+"""The dashboard: one page of static ES modules and the ASGI site that serves it beside the API."""
