@@ -1,7 +1,7 @@
 """A worker with a million open rows is killed: how long until another has caught up.
 
 "Assignment to caught up" is what the worker measures itself (headrace_recovery_seconds, snapshot and frames read);
-"kill to fresh answers" is wall clock from the kill to the next acknowledged frame of the new one. Goals: 5 s and 15 s;
+"kill to fresh answers" is wall clock from the kill to the new one's next acknowledged frame. Goals: 5 s and 15 s;
 at the least 15 s and 30 s.
 """
 

@@ -110,6 +110,7 @@ class Settings:
     pool_size_max: int = _setting(8, "Postgres connections per database and process")
     max_clock_drift_s: float = _setting(5.0, "leeway when a token's times are checked")
     session_ttl_s: int = _setting(900, "life of a browser's session token; at most 15 minutes")
+    session_code_ttl_s: int = _setting(3600, "how long the one-time code in a dashboard link is good for")
     refresh_ttl_s: int = _setting(14 * 86400, "life of a browser's refresh session")
     token_ttl_s: int = _setting(30 * 86400, "life of an API token")
     ingest_url: str = _setting("", "the gateway's address as clients see it (for hints on the page)")
