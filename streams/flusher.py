@@ -1,0 +1,130 @@
+"""The worker's clockwork: frames when they are due, lag, and the signs of life that the watchdog wants.
+
+`tick` never waits: what it starts runs beside it, at most one frame and one snapshot a partition.
+"""
+
+import asyncio
+import time
+from collections.abc import Coroutine
+from typing import Any, Final
+
+from faust.types import TP
+
+from headrace.clock import Clock
+from headrace.errors import FatalError
+from headrace.settings import Settings
+from streams.assignment import Assignment
+from streams.folder import SourceConsumer
+from streams.frames import frame_interval_s
+from streams.held import Held, StopProcess
+from streams.measures import Measures
+from streams.snapshotter import Snapshotter
+from streams.watchdog import Watchdog
+
+TICK_S: Final = 0.05
+MEASURE_INTERVAL_S: Final = 1.0
+IDLE_LIMIT_S: Final = 120.0
+"""Records wait in the log, yet none is folded: the fetching side hangs."""
+
+
+class Flusher:
+    """Starts frames and snapshots. Used on the main event loop."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        assignment: Assignment,
+        snapshotter: Snapshotter,
+        measures: Measures,
+        watchdog: Watchdog,
+        clock: Clock,
+        stop_process: StopProcess,
+    ) -> None:
+        self._settings = settings
+        self._assignment = assignment
+        self._snapshotter = snapshotter
+        self._measures = measures
+        self._watchdog = watchdog
+        self._clock = clock
+        self._stop_process = stop_process
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._measured_s = 0.0
+        self.consumer: SourceConsumer | None = None
+
+    def tick(self) -> None:
+        """Start what is due."""
+        self._watchdog.touch("event loop")
+        if self._assignment.closing:
+            return
+        now_s = time.monotonic()
+        for held in list(self._assignment.held.values()):
+            self.flush_if_due(held, now_s)
+            if self._snapshotter.is_due(held, now_s):
+                self._start(self._snapshotter.take(held))
+        if now_s - self._measured_s >= MEASURE_INTERVAL_S:
+            self._measured_s = now_s
+            self._measure(now_s)
+
+    def flush_if_due(self, held: Held, now_s: float) -> None:
+        """Start a frame of this partition when its time has come and none is on its way."""
+        writer = held.writer
+        if writer.busy or not writer.pending:
+            return
+        age_s = self._age_s(held)
+        interval_s = frame_interval_s(
+            caught_up=self._lag_records(held) == 0,
+            age_s=age_s,
+            interval_s=self._settings.frame_interval_s,
+            interval_max_s=self._settings.frame_interval_max_s,
+        )
+        if now_s - writer.last_cut_s >= interval_s or held.fold.stats.changed_rows >= self._settings.frame_rows_max:
+            self._start(self._flush(held))
+
+    async def settle(self) -> None:
+        """Wait until what was started has ended."""
+        await asyncio.gather(*self._tasks)
+
+    async def _flush(self, held: Held) -> None:
+        started = time.perf_counter()
+        events, held.events_unframed = held.events_unframed, 0
+        sent = await held.writer.flush()
+        if sent is not None:
+            self._measures.on_frame(sent, events)
+            self._measures.add_stage("frame", time.perf_counter() - started)
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._on_done)
+
+    def _on_done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            error = task.exception()
+            assert error is not None
+            self._stop_process(error)
+
+    def _lag_records(self, held: Held) -> int:
+        tp = TP(held.log.topic, held.partition)
+        end = self.consumer.end_offset(tp) if self.consumer is not None else None
+        return max(0, (held.log.end_offset if end is None else end) - held.position.next_offset)
+
+    def _age_s(self, held: Held) -> float:
+        if not held.receive_us:
+            return self._settings.frame_interval_max_s
+        return max(0.0, (self._clock.now_us() - held.receive_us) / 1e6)
+
+    def _measure(self, now_s: float) -> None:
+        for held in self._assignment.held.values():
+            lag = self._lag_records(held)
+            self._measures.on_lag(held.partition, lag, self._age_s(held) if lag and held.receive_us else 0.0)
+            stats = held.fold.stats
+            self._measures.on_state(held.partition, stats.open_rows, stats.dedupe_ids)
+            if lag and now_s - held.moved_s > IDLE_LIMIT_S:
+                self._stop_process(
+                    FatalError(
+                        f"partition {held.partition} has {lag} records to fold, but none came for "
+                        f"{now_s - held.moved_s:.0f} s",
+                        remedy="the process stops; its supervisor starts it again",
+                    )
+                )

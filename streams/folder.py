@@ -1,0 +1,150 @@
+"""Fetches into folds: admit, decode, fold, in one step that does not wait.
+
+The order matters: whatever may wait (a snapshot that needs the fold to stand still, a frame that is late, a look at
+the log) comes first, then the partition is looked up again, and from there to the new position nothing is awaited.
+So a batch is folded wholly or not at all.
+"""
+
+import asyncio
+import bisect
+import time
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol
+
+from faust.types import TP
+
+from headrace import kafka
+from headrace.errors import RetryableError
+from headrace.log import get_logger
+from headrace.settings import Settings
+from streams.held import Held
+from streams.intake import FetchedRecord
+from streams.log_reader import LogReader
+from streams.measures import Measures
+from streams.position import Fit, SourceLog, check_bounds
+
+EVENTS_UNFRAMED_MAX: Final = 1_000_000
+"""Events folded while a frame is still on its way; past it reading waits. It bounds the next frame."""
+BEHIND_MAX: Final = 3
+"""Fetches in a row that lie wholly behind us; then the log's end is asked, as the log may have been cut."""
+
+log = get_logger(__name__)
+
+
+class SourceConsumer(Protocol):
+    """What is asked of the consumer behind Faust."""
+
+    async def seek_to_position(self, tp: TP) -> None:
+        """Fetch from our position on."""
+
+    def end_offset(self, tp: TP) -> int | None:
+        """End of the log as of the last fetch; None when unknown."""
+
+
+class Folder:
+    """Folds what Faust's agent hands over. One fetch at a time."""
+
+    def __init__(self, settings: Settings, held: Callable[[int], Held | None], measures: Measures) -> None:
+        self._settings = settings
+        self._held = held
+        self._measures = measures
+        self.consumer: SourceConsumer | None = None
+
+    async def take(self, partition: int, records: Sequence[FetchedRecord]) -> None:
+        """Fold a fetch, or as much of it as is ours and new. Raises FatalError when the log has lost records."""
+        held = await self._standing(partition)
+        if held is None:
+            self._measures.on_stale(len(records))
+            return
+        fit = held.position.fit(records[0].offset, records[-1].offset)
+        if fit is Fit.USABLE:
+            held.ahead_at, held.behind = None, 0
+            self._fold(held, records)
+            return
+        self._measures.on_stale(len(records))
+        if fit is Fit.BEHIND:
+            await self._on_behind(held)
+        else:
+            await self._on_ahead(held, records[0].offset)
+
+    async def _standing(self, partition: int) -> Held | None:
+        """The partition, when it may be folded into now."""
+        started = time.perf_counter()
+        held = self._held(partition)
+        while held is not None:
+            if not held.gate.is_set():
+                await held.gate.wait()
+            elif held.events_unframed > EVENTS_UNFRAMED_MAX and held.writer.busy:
+                await held.writer.idle()
+            else:
+                break
+            held = self._held(partition)
+        self._measures.add_stage("wait", time.perf_counter() - started)
+        return held
+
+    def _fold(self, held: Held, records: Sequence[FetchedRecord]) -> None:
+        next_offset = held.position.next_offset
+        if records[0].offset < next_offset:
+            start = bisect.bisect_left(records, next_offset, key=lambda record: record.offset)
+            self._measures.on_stale(start)
+            records = records[start:]
+        with self._measures.stage("decode"):
+            intake = held.decoder.decode(records)
+        with self._measures.stage("fold"):
+            held.fold.apply(intake.batch)
+        held.position.next_offset = intake.batch.next_offset
+        held.moved_s = time.monotonic()
+        if intake.dead:
+            held.writer.add_dead(intake.dead)
+            self._measures.on_dead(intake.dead)
+            log.warning("dead_letters", partition=held.partition, count=len(intake.dead), first=intake.dead[0].reason)
+        if len(intake.batch.receive_us):
+            held.receive_us = max(held.receive_us, int(intake.batch.receive_us[-1]))
+        held.events_unframed += intake.batch.events.num_rows
+        self._measures.on_events(intake.batch.events.num_rows)
+
+    async def _on_behind(self, held: Held) -> None:
+        """All of a fetch is folded already: it was under way while we sought, or the log was cut."""
+        held.behind += 1
+        if held.behind % BEHIND_MAX == 0:
+            await asyncio.to_thread(self._check_bounds, held.log, held.position.next_offset)
+            await self._seek(held)
+
+    async def _on_ahead(self, held: Held, first_offset: int) -> None:
+        """A fetch starts past us: seek back; when it comes back, ask the log whether nothing lies between."""
+        next_offset = held.position.next_offset
+        if held.ahead_at != first_offset:
+            held.ahead_at = first_offset
+            await self._seek(held)
+            return
+        try:
+            missing = await asyncio.to_thread(self._find_record, held.log, next_offset, first_offset)
+        except RetryableError as error:
+            log.warning("hole_unclear", partition=held.partition, from_offset=next_offset, reason=str(error))
+            missing = next_offset
+        if self._held(held.partition) is not held or held.position.next_offset != next_offset:
+            return
+        if missing is None:
+            log.info("hole_in_log", partition=held.partition, from_offset=next_offset, to_offset=first_offset)
+            held.position.skip_hole(first_offset)
+        held.ahead_at = None
+        await self._seek(held)
+
+    async def _seek(self, held: Held) -> None:
+        if self.consumer is not None and self._held(held.partition) is held:
+            await self.consumer.seek_to_position(TP(held.log.topic, held.partition))
+
+    def _find_record(self, source: SourceLog, start: int, end: int) -> int | None:
+        """The first offset in [start, end) that the log holds. Raises GapError when `start` was deleted."""
+        self._check_bounds(source, start)
+        with LogReader(self._settings) as reader:
+            record = reader.first_from(source.topic, source.partition, start, end)
+        return record.offset if record is not None else None
+
+    def _check_bounds(self, source: SourceLog, next_offset: int) -> None:
+        try:
+            bounds = kafka.watermarks(self._settings, source.topic, [source.partition])[source.partition]
+        except RetryableError as error:
+            log.warning("log_bounds_unknown", partition=source.partition, reason=str(error))
+            return
+        check_bounds(SourceLog(source.topic, source.topic_id, source.partition, *bounds), next_offset)

@@ -1,0 +1,84 @@
+"""The worker's metrics: children are made once and kept, as a label look-up costs more than a count."""
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+from headrace import metrics
+from streams.dead import DeadLetter
+from streams.frames import SentFrame
+
+Stage = Literal["wait", "decode", "fold", "frame"]
+
+
+class Measures:
+    """What a worker counts. Sums by stage also serve its log lines."""
+
+    def __init__(self) -> None:
+        self.stage_seconds: Counter[str] = Counter()
+        self.events = 0
+        self._stages: dict[str, Any] = {
+            name: metrics.counter("headrace_stage_seconds_total", name)
+            for name in ("wait", "decode", "fold", "frame")
+        }
+        self._folded = metrics.counter("headrace_events_folded_total")
+        self._deduplicated = metrics.counter("headrace_events_deduplicated_total")
+        self._late = metrics.counter("headrace_events_late_total")
+        self._frames = metrics.counter("headrace_frames_total")
+        self._frame_rows = metrics.histogram("headrace_frame_rows")
+        self._frame_bytes = metrics.counter("headrace_frame_bytes_total")
+        self._stale = metrics.counter("headrace_records_stale_total")
+        self._recovery = metrics.histogram("headrace_recovery_seconds")
+
+    @contextmanager
+    def stage(self, name: Stage) -> Iterator[None]:
+        """Time of the block goes to the stage `name`."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.add_stage(name, time.perf_counter() - started)
+
+    def add_stage(self, name: Stage, seconds: float) -> None:
+        """Add to a stage's time."""
+        self.stage_seconds[name] += seconds
+        self._stages[name].inc(seconds)
+
+    def on_events(self, count: int) -> None:
+        """Events taken in (duplicates included, dead letters not)."""
+        self.events += count
+
+    def on_frame(self, sent: SentFrame, events: int) -> None:
+        """A frame is acknowledged; `events`: decoded events in its span."""
+        duplicates = len(sent.content.duplicates)
+        self._folded.inc(max(0, events - duplicates))
+        self._deduplicated.inc(duplicates)
+        self._late.inc(sent.content.late)
+        self._frames.inc()
+        self._frame_rows.observe(sent.content.rows.num_rows)
+        self._frame_bytes.inc(sent.bytes)
+
+    def on_dead(self, letters: list[DeadLetter]) -> None:
+        """Records set aside."""
+        for reason, count in Counter(letter.reason for letter in letters).items():
+            metrics.counter("headrace_events_dead_total", reason).inc(count)
+
+    def on_stale(self, records: int) -> None:
+        """Fetched records that were not ours to fold (any more, or again)."""
+        self._stale.inc(records)
+
+    def on_recovered(self, seconds: float) -> None:
+        """A partition is restored."""
+        self._recovery.observe(seconds)
+
+    def on_lag(self, partition: int, records: int, seconds: float) -> None:
+        """How far a partition is behind its log."""
+        metrics.gauge("headrace_consumer_lag_records", str(partition)).set(records)
+        metrics.gauge("headrace_consumer_lag_seconds", str(partition)).set(seconds)
+
+    def on_state(self, partition: int, open_rows: int, dedupe_ids: int) -> None:
+        """What a partition's fold holds in memory."""
+        metrics.gauge("headrace_open_rows", str(partition)).set(open_rows)
+        metrics.gauge("headrace_dedupe_ids", str(partition)).set(dedupe_ids)

@@ -1,0 +1,1 @@
+"""Models of the protocols that make counts exact, searched at random for a counter-example."""
