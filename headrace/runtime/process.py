@@ -196,6 +196,14 @@ def engine_environment() -> dict[str, str]:
     return {name: os.environ[name] for name in PASSED_ON if name in os.environ} | {"TZ": "UTC"}
 
 
+def our_packages() -> dict[str, str]:
+    """Environment in which a Python child finds the same `headrace` as we did, installed or in a checkout.
+
+    PYTHONSAFEPATH keeps the working directory out: five of our packages have names that others may use.
+    """
+    return {"PYTHONPATH": str(Path(__file__).parents[2]), "PYTHONSAFEPATH": "1"}
+
+
 def describe_exit(code: int) -> str:
     """`ended with code 3`, or `was killed by SIGKILL`."""
     return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"

@@ -16,6 +16,7 @@ from typing import Any, Literal, Protocol, TypeVar
 import pytest
 from confluent_kafka.admin import AdminClient
 
+from headrace.runtime.chdb_engine import ChdbEngine
 from headrace.runtime.kafka_engine import KafkaEngine
 from headrace.runtime.parts import Part, start, start_all, stop_all
 from headrace.runtime.ports import free_ports
@@ -103,6 +104,22 @@ def postgres(postgres_engines: tuple[PostgresEngine, ...]) -> Iterator[Databases
             stack.callback(drop_database, connection, name)
         addresses = tuple(shard.address(name) for shard in shards)
         yield Databases(control.dsn(name), addresses, control.owner, control.reader)
+
+
+@pytest.fixture(scope="session")
+def chdb_engine(engines_folder: Path) -> Iterator[ChdbEngine]:
+    password = secrets.token_urlsafe(16)
+    engine = ChdbEngine(folder=engines_folder / "clickhouse", port=free_ports(1)[0], password=password)
+    yield from running(engine)
+
+
+@pytest.fixture
+def clickhouse_url(chdb_engine: ChdbEngine) -> Iterator[str]:
+    """`http://user:password@host:port/database` with a fresh database, dropped after the test."""
+    name = f"t_{secrets.token_hex(6)}"
+    chdb_engine.run(f"CREATE DATABASE {name}")
+    yield chdb_engine.url(name)
+    chdb_engine.run(f"DROP DATABASE {name}")
 
 
 @pytest.fixture(scope="session")
