@@ -38,7 +38,8 @@ def create_topics(settings: Settings, *, dry_run: bool = False) -> list[TopicDef
     for state in states:
         if state.partitions not in (None, state.definition.partitions):
             raise ConfigurationError(
-                f"topic {state.definition.name!r} has {state.partitions} partitions, not {state.definition.partitions}",
+                f"topic {state.definition.name!r} has {state.partitions} partitions instead of "
+                f"{state.definition.partitions}",
                 remedy=f"set HEADRACE_EVENTS_PARTITIONS to what the topic has; at {settings.kafka} it is fixed",
             )
     missing = [state.definition for state in states if state.partitions is None]
@@ -48,7 +49,8 @@ def create_topics(settings: Settings, *, dry_run: bool = False) -> list[TopicDef
         NewTopic(item.name, item.partitions, replication_factor=settings.replication_factor, config=dict(item.config))
         for item in missing
     ]
-    for name, future in admin(settings).create_topics(wanted, request_timeout=ADMIN_TIMEOUT_S).items():
+    client = admin(settings)  # kept: a client that is collected takes its requests along
+    for name, future in client.create_topics(wanted, request_timeout=ADMIN_TIMEOUT_S).items():
         try:
             future.result(ADMIN_TIMEOUT_S + 1)
         except KafkaException as error:

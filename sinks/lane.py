@@ -1,0 +1,257 @@
+"""A lane: one shard's bounded queue of frames and the thread that brings them into its database.
+
+Lanes share nothing, so a shard that is down, slow or full lags alone. A lane knows which record of each partition it
+wants next; records before that are passed over, so that readers may overlap. In an outage the batch at hand is tried
+again until it is in; the queue fills meanwhile and refuses more.
+"""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, TypeAlias, TypeVar
+
+import psycopg
+
+from headrace import metrics
+from headrace.clock import Clock
+from headrace.errors import FatalError, HeadraceError, RetryableError
+from headrace.log import get_logger
+from headrace.settings import Settings
+from schemas.accept import AcceptRule, Outcome
+from schemas.frame import Frame
+from sinks.backoff import Backoff
+from sinks.consumer import FrameRecord, ReopenError
+from sinks.shard_store import Applied, Cursor, ShardStore
+
+IDLE_WAIT_S: Final = 0.2
+"""Longest sleep before a lane looks whether it shall stop."""
+CLOSE_WAIT_S: Final = 10.0
+"""Longest wait for the transaction under way when the lane closes; its connection is cut after that."""
+
+Result = TypeVar("Result")
+OnApplied: TypeAlias = Callable[[Applied], None]
+
+log = get_logger(__name__)
+
+
+class Lane:
+    """See the module. `take` and the properties may be called from any thread."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        shard_id: str,
+        store: ShardStore,
+        partitions: Sequence[int],
+        topic_id: str,
+        clock: Clock,
+        on_applied: OnApplied,
+    ) -> None:
+        self.shard_id = shard_id
+        self._settings = settings
+        self._store = store
+        self._partitions = list(partitions)
+        self._topic_id = topic_id
+        self._clock = clock
+        self._on_applied = on_applied
+        self._backoff = Backoff(settings.retry_backoff_s, settings.retry_backoff_max_s)
+        self._changed = threading.Condition()
+        self._queue: deque[FrameRecord] = deque()
+        self._queue_bytes = 0
+        self._busy = False
+        self._closing = False
+        self._failure: BaseException | None = None
+        self._rules: dict[int, AcceptRule] = {}
+        self._wanted: dict[int, int] = {}
+        self._durable: dict[int, int] = {}
+        self._loaded = threading.Event()
+        self._applied_at = 0.0
+        self._thread = threading.Thread(target=self._run, name=f"lane-{shard_id}", daemon=True)
+
+    def start(self) -> None:
+        """Begin: read the cursors, then wait for frames."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Finish the transaction under way, drop what waits (it will be read again), let go."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        if self._thread.ident is not None:
+            self._thread.join(CLOSE_WAIT_S)
+        self._store.close()
+
+    def wait_loaded(self, timeout_s: float) -> bool:
+        """Wait until the cursors are read; whether they are."""
+        return self._loaded.wait(timeout_s)
+
+    @property
+    def failure(self) -> BaseException | None:
+        """What stopped the lane for good, or None."""
+        return self._failure
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits and nothing is under way."""
+        with self._changed:
+            return not self._queue and not self._busy
+
+    def wanted(self) -> dict[int, int]:
+        """The next record of `aggregates` that the lane has not been given, by partition. Empty: owns no range."""
+        with self._changed:
+            return dict(self._wanted)
+
+    def resume_offsets(self) -> dict[int, int]:
+        """Where a restart of this lane would read on from, by partition, as stored."""
+        with self._changed:
+            return dict(self._durable)
+
+    def take(self, records: Sequence[FrameRecord]) -> bool:
+        """Queue these records, all or none; False when the queue is full. Records it has had are passed over."""
+        with self._changed:
+            new = [r for r in records if r.offset >= self._wanted.get(r.partition, r.offset + 1)]
+            size = sum(record.size_bytes for record in new)
+            if not new:
+                return True
+            if self._queue and self._queue_bytes + size > self._settings.sink_queue_bytes_max:
+                return False
+            for record in new:
+                self._wanted[record.partition] = record.offset + 1
+            self._queue.extend(new)
+            self._queue_bytes += size
+            metrics.gauge("headrace_sink_queue_bytes", "postgres", self.shard_id).set(self._queue_bytes)
+            self._changed.notify_all()
+            return True
+
+    def _run(self) -> None:
+        try:
+            self._retry(self._load)
+            self._loaded.set()
+            while not self._closing:
+                records = self._next_records()
+                if records:
+                    self._process(records)
+                    with self._changed:
+                        self._busy = False
+        except Exception as error:  # the thread's edge: the loop that owns the lane raises it in its own
+            if not self._closing:
+                log.error("lane_failed", shard=self.shard_id, error=str(error))
+                self._failure = error
+
+    def _load(self) -> None:
+        cursors = self._store.cursors(self._partitions, self._topic_id)
+        with self._changed:
+            self._rules = starting_rules(cursors, self._topic_id)
+            self._wanted = {partition: rule.next_offset for partition, rule in self._rules.items()}
+            self._durable = dict(self._wanted)
+
+    def _next_records(self) -> list[FrameRecord]:
+        """What waits, at most a batch. Transactions start no closer together than `sink_interval_s`, so that the
+        frames of many partitions share one; a lone frame after a pause goes at once."""
+        with self._changed:
+            if not self._queue:
+                self._changed.wait(IDLE_WAIT_S)
+            spare_s = self._applied_at + self._settings.sink_interval_s - time.monotonic()
+            if self._queue and spare_s > 0 and not self._closing:
+                self._changed.wait_for(lambda: self._closing, spare_s)
+            records: list[FrameRecord] = []
+            rows = 0
+            while self._queue and rows < self._settings.sink_batch_rows_max:
+                record = self._queue.popleft()
+                self._queue_bytes -= record.size_bytes
+                rows += record.chunk.header.rows if record.chunk else 0
+                records.append(record)
+            self._busy = bool(records)
+            return records
+
+    def _process(self, records: Sequence[FrameRecord]) -> None:
+        frames = [frame for record in records for frame in self._accept(record)]
+        resume = {partition: rule.resume_offset for partition, rule in self._rules.items()}
+        if frames:
+            self._applied_at = time.monotonic()
+            applied = self._retry(lambda: self._apply(frames, resume))
+            if applied is None:
+                return
+            if applied.behind:
+                raise ReopenError(f"ranges of shard {self.shard_id} changed")
+            touched = {frame.header.partition for frame in frames}
+            with self._changed:
+                self._durable |= {partition: resume[partition] for partition in touched}
+            self._on_applied(applied)
+
+    def _accept(self, record: FrameRecord) -> Sequence[Frame]:
+        rule = self._rules[record.partition]
+        if record.chunk is None:
+            rule.next_offset = record.offset + 1
+            return ()
+        outcome, frame = rule.feed(record.offset, record.chunk)
+        count_outcome(outcome, f"postgres-{self.shard_id}", record)
+        if frame is None:
+            return ()
+        rule.fold_version = frame.header.fold_version
+        return (frame,)
+
+    def _apply(self, frames: Sequence[Frame], resume: Mapping[int, int]) -> Applied:
+        started = time.monotonic()
+        applied = self._store.apply(frames, resume)
+        metrics.histogram("headrace_sink_seconds", "postgres").observe(time.monotonic() - started)
+        metrics.counter("headrace_sink_rows_total", "postgres", self.shard_id).inc(applied.rows)
+        metrics.counter("headrace_sink_transactions_total", "postgres", self.shard_id, "committed").inc()
+        if applied.receive_us:
+            age_s = (self._clock.now_us() - applied.receive_us) / 1e6
+            metrics.gauge("headrace_freshness_seconds", "postgres", self.shard_id).set(age_s)
+        return applied
+
+    def _retry(self, work: Callable[[], Result]) -> Result | None:
+        """Run `work` until it succeeds or the lane closes (None). Only what may pass by itself is tried again."""
+        while not self._closing:
+            try:
+                result = work()
+            except FatalError:
+                raise
+            except (psycopg.Error, RetryableError) as error:
+                self._store.close()
+                wait_s = self._backoff.next_s()
+                metrics.counter("headrace_sink_transactions_total", "postgres", self.shard_id, "failed").inc()
+                shown = error.message if isinstance(error, HeadraceError) else str(error).strip().split("\n")[0]
+                log.warning("shard_retry", shard=self.shard_id, wait_s=round(wait_s, 2), error=shown)
+                with self._changed:
+                    self._changed.wait_for(lambda: self._closing, wait_s)
+            else:
+                self._backoff.reset()
+                return result
+        return None
+
+
+def starting_rules(cursors: Sequence[Cursor], topic_id: str) -> dict[int, AcceptRule]:
+    """The accept rule of each partition: it starts at the hindmost range that is not held. Pure."""
+    rules: dict[int, AcceptRule] = {}
+    for cursor in cursors:
+        if cursor.hold:
+            continue
+        rule = rules.setdefault(cursor.partition, AcceptRule(cursor.applied_to, cursor.resume_at, topic_id=topic_id))
+        rule.position = min(rule.position, cursor.applied_to)
+        rule.next_offset = min(rule.next_offset, cursor.resume_at)
+        rule.fold_version = rule.fold_version or cursor.fold_version or None
+    return rules
+
+
+def count_outcome(outcome: Outcome, reader: str, record: FrameRecord) -> None:
+    """Count what became of a chunk; what may never happen is also logged: it is an alarm."""
+    if outcome is Outcome.STALE:
+        metrics.counter("headrace_frames_skipped_total", reader).inc()
+    elif outcome in (Outcome.GAP, Outcome.OTHER_VERSION, Outcome.OTHER_INCARNATION):
+        name = "headrace_frame_gaps_total" if outcome is Outcome.GAP else "headrace_frames_refused_total"
+        labels = (reader,) if outcome is Outcome.GAP else (reader, outcome.value)
+        metrics.counter(name, *labels).inc()
+        header = record.chunk.header if record.chunk else None
+        log.error(
+            "frame_refused",
+            reader=reader,
+            reason=outcome.value,
+            partition=record.partition,
+            record_offset=record.offset,
+            from_offset=header.from_offset if header else None,
+            fold_version=header.fold_version if header else None,
+        )
