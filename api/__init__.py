@@ -1,1 +1,1 @@
-"""The read side: queries, live streams, sessions and the page. Stateless; any number of replicas serve any request."""
+"""The read side: queries, live streams, sessions, the page. Stateless: any replica serves any request."""

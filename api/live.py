@@ -1,0 +1,272 @@
+"""`GET /v1/live`: one stream of server-sent events per browser, saying what changed.
+
+Source: the Redis stream `live:{customer}` that the sinks append to after their commits (fields `kind` = `stats` with
+`as_of_us`, or `events` with `data`, a JSON array). An SSE id is a Redis stream id, so any replica can resume any
+client by `Last-Event-ID`; where the stream no longer reaches back, `resync` tells the page to fetch everything.
+One reader per customer and process serves all its clients; a client that does not keep up loses its backlog and gets
+`resync`. Without Redis the answer is 503 and clients poll.
+"""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import msgspec
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from api.problems import ProblemError
+from api.query.ranges import SECOND_US, rfc3339
+from headrace import metrics
+from headrace.clock import Clock
+from headrace.log import get_logger
+
+STREAM_PREFIX: Final = "live:"
+RETRY_MS: Final = 2000
+HEARTBEAT_S: Final = 5.0
+SEND_INTERVAL_S: Final = 0.25
+"""At most four messages of a kind a second and client; what comes between is put together."""
+BACKLOG_MAX: Final = 500
+"""Entries held for one client; past it they are dropped and the client is told to resync."""
+RESUME_MAX: Final = 1000
+EVENTS_A_MESSAGE_MAX: Final = 50
+BLOCK_MS: Final = 2000
+READ_RETRY_S: Final = 1.0
+READ_FAILURES_MAX: Final = 5
+
+_ID = re.compile(r"\d{1,20}-\d{1,20}")
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One entry of a customer's stream."""
+
+    entry_id: str
+    as_of_us: int | None
+    events: list[Any]
+
+
+@dataclass(slots=True, eq=False)
+class _Client:
+    entries: list[Entry] = field(default_factory=list)
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+    lost: bool = False
+    gone: bool = False
+
+
+class LiveHub:
+    """All live streams of this process."""
+
+    def __init__(self, redis: Redis | None, clock: Clock, *, clients_max: int) -> None:
+        self._redis = redis
+        self._clock = clock
+        self._clients_max = clients_max
+        self._clients: dict[int, set[_Client]] = {}
+        self._readers: dict[int, asyncio.Task[None]] = {}
+        self._closing = False
+
+    async def stream(
+        self, customer_id: int, last_event_id: str | None, as_of_us: int | None, until_us: int
+    ) -> AsyncIterator[bytes]:
+        """A stream of SSE bytes that ends at `until_us`, with its token. Raises ProblemError 503 before the first.
+
+        `as_of_us` is what the first heartbeat says.
+        """
+        if self._redis is None:
+            raise ProblemError("live-unavailable", "no Redis is configured; poll instead")
+        if self._closing or sum(len(clients) for clients in self._clients.values()) >= self._clients_max:
+            raise ProblemError("live-unavailable", "no further live stream is possible here; try again or poll")
+        client = _Client()
+        # Joined before the backlog is read, so that nothing falls between; what comes twice is dropped by its id.
+        self._join(customer_id, client)
+        try:
+            backlog = await self._since(customer_id, last_event_id)
+        except (RedisError, OSError) as error:
+            self._leave(customer_id, client)
+            raise ProblemError("live-unavailable", "Redis does not answer; poll instead") from error
+        return self._send(customer_id, client, backlog, as_of_us, until_us)
+
+    def stop(self) -> None:
+        """End every stream; clients reconnect elsewhere."""
+        self._closing = True
+        for clients in self._clients.values():
+            for client in clients:
+                client.gone = True
+                client.wake.set()
+
+    async def close(self) -> None:
+        """Stop, and end the readers."""
+        self.stop()
+        for reader in self._readers.values():
+            reader.cancel()
+        for reader in list(self._readers.values()):
+            with suppress(asyncio.CancelledError):
+                await reader
+        self._readers.clear()
+
+    async def _send(
+        self, customer_id: int, client: _Client, backlog: list[Entry] | None, as_of_us: int | None, until_us: int
+    ) -> AsyncIterator[bytes]:
+        try:
+            yield f"retry: {RETRY_MS}\n\n".encode()
+            yield self._stats(as_of_us, changed=False)
+            if backlog is None:
+                yield _message("resync", {})
+                backlog = []
+            sent = ""
+            pending = backlog
+            while not client.gone and self._clock.now_us() < until_us:
+                pending = [entry for entry in pending if _after(entry.entry_id, sent)]
+                if pending:
+                    sent = pending[-1].entry_id
+                    known = [entry.as_of_us for entry in pending if entry.as_of_us is not None]
+                    as_of_us = max(known, default=as_of_us)
+                    events = [event for entry in pending for event in entry.events]
+                    if events:
+                        yield _message("events", {"events": events[-EVENTS_A_MESSAGE_MAX:]})
+                    yield self._stats(as_of_us, changed=True, entry_id=sent)
+                    await asyncio.sleep(SEND_INTERVAL_S)
+                if client.lost:
+                    client.lost = False
+                    yield _message("resync", {})
+                if not client.entries and not await _woken(client.wake, HEARTBEAT_S):
+                    yield self._stats(as_of_us, changed=False)
+                client.wake.clear()
+                pending, client.entries = client.entries, []
+        finally:
+            self._leave(customer_id, client)
+
+    def _stats(self, as_of_us: int | None, *, changed: bool, entry_id: str | None = None) -> bytes:
+        age_s = None if as_of_us is None else round(max(0, self._clock.now_us() - as_of_us) / SECOND_US, 3)
+        as_of = None if as_of_us is None else rfc3339(as_of_us)
+        return _message("stats", {"as_of": as_of, "freshness_s": age_s, "changed": changed}, entry_id)
+
+    def _join(self, customer_id: int, client: _Client) -> None:
+        self._clients.setdefault(customer_id, set()).add(client)
+        metrics.gauge("headrace_live_clients").inc()
+        if customer_id not in self._readers or self._readers[customer_id].done():
+            self._readers[customer_id] = asyncio.create_task(
+                self._read(customer_id), name=f"live-{customer_id}"
+            )
+
+    def _leave(self, customer_id: int, client: _Client) -> None:
+        clients = self._clients.get(customer_id, set())
+        if client not in clients:
+            return
+        clients.remove(client)
+        metrics.gauge("headrace_live_clients").dec()
+        if not clients:
+            self._clients.pop(customer_id, None)
+            reader = self._readers.pop(customer_id, None)
+            if reader is not None:
+                reader.cancel()
+
+    async def _read(self, customer_id: int) -> None:
+        """Hand the customer's new entries to its clients, until the last one leaves or Redis stays away."""
+        assert self._redis is not None
+        name = f"{STREAM_PREFIX}{customer_id}"
+        last = "$"
+        failures = 0
+        while failures < READ_FAILURES_MAX:
+            try:
+                if last == "$":
+                    last = await self._newest(name)
+                answer = await self._redis.xread({name: last}, count=BACKLOG_MAX, block=BLOCK_MS)
+                failures = 0
+            except (RedisError, OSError) as error:
+                failures += 1
+                log.warning("live_read_failed", error=type(error).__name__, failures=failures)
+                await asyncio.sleep(READ_RETRY_S)
+                continue
+            for entry_id, fields in _entries(answer):
+                last = entry_id
+                self._deliver(customer_id, _entry(entry_id, fields))
+        for client in self._clients.get(customer_id, set()):
+            client.gone = True
+            client.wake.set()
+
+    async def _newest(self, name: str) -> str:
+        assert self._redis is not None
+        newest = await self._redis.xrevrange(name, count=1)
+        return _text(newest[0][0]) if newest else "0-0"
+
+    def _deliver(self, customer_id: int, entry: Entry) -> None:
+        for client in self._clients.get(customer_id, set()):
+            if len(client.entries) >= BACKLOG_MAX:
+                client.entries.clear()
+                client.lost = True
+            client.entries.append(entry)
+            client.wake.set()
+
+    async def _since(self, customer_id: int, last_event_id: str | None) -> list[Entry] | None:
+        """What a client missed since `last_event_id`; None when that cannot be told."""
+        assert self._redis is not None
+        name = f"{STREAM_PREFIX}{customer_id}"
+        if not last_event_id:
+            await self._redis.ping()
+            return []
+        if not _ID.fullmatch(last_event_id):
+            return None
+        oldest = await self._redis.xrange(name, count=1)
+        if not oldest or _after(_text(oldest[0][0]), last_event_id):
+            return None
+        missed = await self._redis.xrange(name, min=f"({last_event_id}", count=RESUME_MAX + 1) or []
+        if len(missed) > RESUME_MAX:
+            return None
+        return [_entry(_text(entry_id), fields) for entry_id, fields in missed]
+
+
+def _entries(answer: Any) -> list[tuple[str, Any]]:
+    """The entries of one XREAD over one stream: RESP2 gives a list, RESP3 a map (of lists)."""
+    if not answer:
+        return []
+    found = next(iter(answer.values())) if isinstance(answer, dict) else answer[0][1]
+    if found and isinstance(found[0], list) and found[0] and isinstance(found[0][0], tuple | list):
+        found = found[0]
+    return [(_text(entry_id), fields) for entry_id, fields in found]
+
+
+def _entry(entry_id: str, fields: Any) -> Entry:
+    """Unreadable entries change nothing but the position: a newer sink may write kinds that we do not know."""
+    found = {_text(name): value for name, value in dict(fields).items()}
+    kind = _text(found.get("kind", b""))
+    try:
+        if kind == "stats":
+            return Entry(entry_id, int(found["as_of_us"]), [])
+        if kind == "events":
+            return Entry(entry_id, None, msgspec.json.decode(found["data"], type=list[Any]))
+    except (KeyError, ValueError, msgspec.MsgspecError) as error:
+        log.warning("live_entry_unreadable", kind=kind[:20], error=type(error).__name__)
+    return Entry(entry_id, None, [])
+
+
+def _after(entry_id: str, other: str) -> bool:
+    return not other or _order(entry_id) > _order(other)
+
+
+def _order(entry_id: str) -> tuple[int, int]:
+    milliseconds, _, sequence = entry_id.partition("-")
+    return int(milliseconds), int(sequence or 0)
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _message(event: str, data: Any, entry_id: str | None = None) -> bytes:
+    """One SSE message; JSON holds no raw line breaks, so one `data:` line is enough."""
+    head = f"id: {entry_id}\n" if entry_id else ""
+    return f"{head}event: {event}\ndata: ".encode() + msgspec.json.encode(data) + b"\n\n"
+
+
+async def _woken(wake: asyncio.Event, timeout_s: float) -> bool:
+    try:
+        await asyncio.wait_for(wake.wait(), timeout_s)
+    except TimeoutError:
+        return False
+    return True

@@ -1,0 +1,144 @@
+"""A question's way through: plan, source, comparison, answer. The one place that both sources meet."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from api.problems import ProblemError
+from api.query import answer, completeness, planner
+from api.query.clickhouse import RawSource
+from api.query.completeness import Completeness
+from api.query.planner import Plan, RawPlan, Retention, RollupPlan
+from api.query.postgres import FoldedError, RollupSource
+from api.query.question import Question
+from api.query.result import Position, Result
+from headrace import metrics
+from headrace.clock import Clock
+
+IN_FLIGHT_MAX: Final = 200
+"""Questions worked on at once by this process; the next is answered 429."""
+CUSTOMER_IN_FLIGHT_MAX: Final = 32
+"""The same for one customer, so that one page out of hand leaves room for the others."""
+
+
+@dataclass(frozen=True, slots=True)
+class QueryRules:
+    """What of the settings bears on answers."""
+
+    retention: Retention
+    grace_s: int
+
+
+class QueryService:
+    """Answers questions of one customer at a time."""
+
+    def __init__(self, rollups: RollupSource, raw: RawSource | None, rules: QueryRules, clock: Clock) -> None:
+        """`raw` is None where no ClickHouse is configured."""
+        self._rollups = rollups
+        self._raw = raw
+        self._rules = rules
+        self._clock = clock
+        self._in_flight: dict[int, int] = {}
+
+    async def answer(self, question: Question, customer_id: int) -> dict[str, Any]:
+        """The whole answer. Raises ProblemError."""
+        self._enter(customer_id)
+        started = self._clock.monotonic()
+        source: str = "none"
+        try:
+            if question.kind == "events":
+                source = "clickhouse"
+                return await self._events(question, customer_id, started)
+            result, found = await self._result(question, customer_id)
+            source = found.source
+            then = question.compared(tuple(group.values for group in result.groups))
+            if question.kind == "totals" or (question.kind == "timeseries" and not question.dimensions):
+                then = question.compared()
+            compared = None if then is None else (await self._result(then, customer_id))[0]
+            shaped = answer.measured(question, result, compared)
+            metrics.counter("headrace_queries_total", question.kind, source, "answered").inc()
+            return shaped | {"meta": self._meta(found, question, started)}
+        except ProblemError as problem:
+            metrics.counter("headrace_queries_total", question.kind, source, problem.slug).inc()
+            raise
+        finally:
+            self._leave(customer_id)
+            seconds = self._clock.monotonic() - started
+            metrics.histogram("headrace_query_seconds", question.kind, source).observe(seconds)
+
+    async def answers(self, questions: Sequence[Question], customer_id: int) -> list[dict[str, Any] | ProblemError]:
+        """Several at once; a failed one is its problem, in its place."""
+
+        async def one(question: Question) -> dict[str, Any] | ProblemError:
+            try:
+                return await self.answer(question, customer_id)
+            except ProblemError as problem:
+                return problem
+
+        return list(await asyncio.gather(*(one(question) for question in questions)))
+
+    def plan(self, question: Question) -> Plan:
+        """Where the question would be answered from, were nothing folded."""
+        return planner.plan(question, self._rules.retention, self._clock.now_us())
+
+    async def position(self, question: Question, customer_id: int) -> Position | None:
+        """How far the log is in the source of `question`: with the question itself, the key of a cached answer."""
+        if isinstance(self.plan(question), RollupPlan):
+            return await self._rollups.position(customer_id)
+        return await self._raw_source("raw").position(customer_id)
+
+    async def rollup_position(self, customer_id: int) -> Position | None:
+        """How far the log is in the customer's rollup rows."""
+        return await self._rollups.position(customer_id)
+
+    async def _result(self, question: Question, customer_id: int) -> tuple[Result, Completeness]:
+        plan = self.plan(question)
+        if isinstance(plan, RollupPlan):
+            try:
+                accept = self._raw is None
+                result = await self._rollups.answer(question, plan, customer_id, accept_folded=accept)
+                return result, _found("postgres", result)
+            except FoldedError:
+                plan = RawPlan("a window holds tuples folded into (other)")
+        result = await self._raw_source(plan.reason).answer(question, customer_id)
+        return result, replace(_found("clickhouse", result), why=plan.reason)
+
+    async def _events(self, question: Question, customer_id: int, started: float) -> dict[str, Any]:
+        page = await self._raw_source("events are kept raw only").events(question, customer_id)
+        found = Completeness("clickhouse", page.position, exact=True, rows_read=page.rows_read, late_events=None)
+        metrics.counter("headrace_queries_total", "events", "clickhouse", "answered").inc()
+        return answer.events(question, page) | {"meta": self._meta(found, question, started)}
+
+    def _meta(self, found: Completeness, question: Question, started: float) -> dict[str, Any]:
+        return completeness.meta(
+            found,
+            question,
+            now_us=self._clock.now_us(),
+            grace_s=self._rules.grace_s,
+            elapsed_s=self._clock.monotonic() - started,
+        )
+
+    def _raw_source(self, reason: str) -> RawSource:
+        if self._raw is None:
+            raise ProblemError(
+                "not-answerable", f"this needs the raw events ({reason}), and no ClickHouse is configured"
+            )
+        return self._raw
+
+    def _enter(self, customer_id: int) -> None:
+        mine = self._in_flight.get(customer_id, 0)
+        if mine >= CUSTOMER_IN_FLIGHT_MAX or sum(self._in_flight.values()) >= IN_FLIGHT_MAX:
+            raise ProblemError("too-many-requests", "too many queries are under way; try again", retry_after_s=1.0)
+        self._in_flight[customer_id] = mine + 1
+
+    def _leave(self, customer_id: int) -> None:
+        left = self._in_flight.get(customer_id, 1) - 1
+        if left > 0:
+            self._in_flight[customer_id] = left
+        else:
+            self._in_flight.pop(customer_id, None)
+
+
+def _found(source: completeness.Source, result: Result) -> Completeness:
+    return Completeness(source, result.position, result.exact, result.rows_read, result.late_events)

@@ -1,0 +1,49 @@
+"""`/livez`, `/readyz`, `/metrics`, and the public keys."""
+
+from fastapi import APIRouter, Request, Response
+
+from api.routes.answers import json_answer
+from headrace import metrics
+from headrace.errors import ConfigurationError, UnavailableError
+
+router = APIRouter(tags=["operation"])
+
+
+@router.get("/livez", summary="Whether this process works at all")
+async def livez() -> Response:
+    """200 while the event loop turns; says nothing of any store."""
+    return json_answer({"ok": True})
+
+
+@router.get("/readyz", summary="Whether this replica should get requests")
+async def readyz(request: Request) -> Response:
+    """503 while it stops, or before it ever read the shard map and keys. A sick shard or Redis does not count:
+    every replica would leave at once, and the other shards' customers with them."""
+    deps = request.app.state.deps
+    wrong = None
+    if request.app.state.stopping:
+        wrong = "stopping"
+    else:
+        try:
+            await deps.router.map()
+            await deps.control.public_keys()
+            request.app.state.was_ready = True
+        except (UnavailableError, ConfigurationError) as error:
+            if not request.app.state.was_ready:
+                wrong = error.message if isinstance(error, ConfigurationError) else "control database"
+    body = {"ok": wrong is None} if wrong is None else {"ok": False, "reason": wrong}
+    return json_answer(body, status=200 if wrong is None else 503)
+
+
+@router.get("/metrics", summary="Prometheus series of this process")
+async def prometheus() -> Response:
+    """Text exposition; no label names a customer."""
+    body, kind = metrics.exposition()
+    return Response(body, media_type=kind)
+
+
+@router.get("/.well-known/jwks.json", summary="The keys that tokens are verified with")
+async def jwks(request: Request) -> Response:
+    """A JSON Web Key Set (RFC 7517)."""
+    keys = await request.app.state.deps.verifier.jwks()
+    return json_answer(keys, headers={"Cache-Control": "public, max-age=60"})

@@ -1,0 +1,107 @@
+"""The API as a process: the one place where its parts are made and joined."""
+
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from api.app import Deps, create_app
+from api.auth.keys import SigningKey, ensure_signing_key
+from api.auth.sessions import Sessions
+from api.auth.store import ControlStore
+from api.auth.tokens import Verifier
+from api.live import LiveHub
+from api.query.clickhouse import RawSource, connector
+from api.query.planner import Retention
+from api.query.postgres import RollupSource
+from api.query.service import QueryRules, QueryService
+from api.schema_lookup import SchemaLookup
+from headrace import http_server
+from headrace.clickhouse import ClickHouseAddress
+from headrace.clock import Clock, SystemClock
+from headrace.kafka import partition_for
+from headrace.settings import Settings
+from headrace.shards.router import AsyncRouter
+
+REDIS_TIMEOUT_S = 2.0
+REDIS_BLOCK_S = 5.0
+"""Longer than live.BLOCK_MS: a blocking read is not a dead server."""
+CODE_TTL_S = 3600
+"""How long a printed link signs in."""
+DRAIN_S = 0.5
+
+
+def run(settings: Settings) -> int:
+    """Serve until SIGTERM; returns the process's exit code."""
+    key = ensure_signing_key(settings)
+    deps = make_deps(settings, key, SystemClock())
+    app = create_app(deps)
+
+    def on_stop() -> None:
+        app.state.stopping = True
+        deps.live.stop()
+
+    return http_server.run(
+        app, host=settings.api_host, port=settings.api_port, on_stop=on_stop, drain_s=DRAIN_S
+    )
+
+
+def make_deps(settings: Settings, key: SigningKey, clock: Clock) -> Deps:
+    """All parts over `settings`; nothing is connected yet."""
+
+    def partition_of(customer_id: int) -> int:
+        return partition_for(str(customer_id).encode("ascii"), settings.events_partitions)
+
+    router = AsyncRouter(settings, clock)
+    control = ControlStore(settings)
+    redis = _redis(settings, REDIS_TIMEOUT_S)
+    live_redis = _redis(settings, REDIS_BLOCK_S)
+    sessions = None
+    if redis is not None:
+        sessions = Sessions(
+            redis,
+            key,
+            clock,
+            ttl_s=settings.session_ttl_s,
+            refresh_ttl_s=settings.refresh_ttl_s,
+            code_ttl_s=CODE_TTL_S,
+        )
+    raw = None
+    if settings.clickhouse:
+        address = ClickHouseAddress.parse(settings.clickhouse)
+        connect = connector(address, settings.query_timeout_s)
+        raw = RawSource(connect, partition_of, timeout_s=settings.query_timeout_s)
+    rules = QueryRules(
+        Retention(settings.minute_retention_h * 3600, settings.hour_retention_d * 86_400), settings.grace_s
+    )
+
+    async def close_redis() -> None:
+        for client in (redis, live_redis):
+            if client is not None:
+                await client.aclose()
+
+    return Deps(
+        settings=settings,
+        clock=clock,
+        router=router,
+        control=control,
+        verifier=Verifier(control, sessions, clock, leeway_s=settings.max_clock_drift_s),
+        sessions=sessions,
+        queries=QueryService(RollupSource(router, partition_of, clock), raw, rules, clock),
+        lookup=SchemaLookup(raw),
+        live=LiveHub(live_redis, clock, clients_max=settings.live_clients_max),
+        raw=raw,
+        close_redis=close_redis,
+    )
+
+
+def _redis(settings: Settings, timeout_s: float) -> Redis | None:
+    if not settings.redis:
+        return None
+    client: Redis = Redis.from_url(
+        settings.redis,
+        socket_timeout=timeout_s,
+        socket_connect_timeout=REDIS_TIMEOUT_S,
+        retry=Retry(NoBackoff(), 1),
+        max_connections=2048,
+    )
+    return client
