@@ -12,6 +12,7 @@ import psycopg
 from headrace.errors import UnavailableError, UsageError
 
 FIRST_ROW = 1
+LOCK_WAIT_S = 5.0  # Postgres may take a moment to notice that a killed importer is gone
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +33,9 @@ class Started:
 class FileImports:
     """The table `file_imports`, over one open connection in autocommit mode."""
 
-    def __init__(self, connection: psycopg.Connection[Any]) -> None:
+    def __init__(self, connection: psycopg.Connection[Any], *, lock_wait_s: float = LOCK_WAIT_S) -> None:
         self._connection = connection
+        self._lock_wait_s = lock_wait_s
 
     def begin(
         self, customer_id: int, file_sha256: str, mapping_sha256: str, file_name: str, *, again: bool
@@ -43,9 +45,7 @@ class FileImports:
         Raises UsageError when it is complete and `again` is not set, when another importer is at it, and when an
         unfinished import used another mapping.
         """
-        key = f"headrace file import {customer_id} {file_sha256}"
-        if not self._one("SELECT pg_try_advisory_lock(hashtextextended(%s, 0))", key)[0]:
-            raise UsageError(f"{file_name} is being imported for customer {customer_id} right now")
+        self._lock(f"headrace file import {customer_id} {file_sha256}", file_name, customer_id)
         row = self._connection.execute(
             """
             SELECT import_id, run, next_row, rows_rejected, state, mapping_hash, updated_at FROM file_imports
@@ -91,6 +91,16 @@ class FileImports:
             "UPDATE file_imports SET state = 'complete', updated_at = now() WHERE import_id = %s", import_id
         )
 
+    def _lock(self, key: str, file_name: str, customer_id: int) -> None:
+        try:
+            with self._connection.transaction():
+                self._execute("SELECT set_config('lock_timeout', %s, true)", f"{round(self._lock_wait_s * 1000)}ms")
+                self._execute("SELECT pg_advisory_lock(hashtextextended(%s, 0))", key)
+        except psycopg.errors.LockNotAvailable as error:
+            raise UsageError(
+                f"{file_name} is being imported for customer {customer_id} right now", remedy="let that import finish"
+            ) from error
+
     def _one(self, statement: str, *values: object) -> tuple[Any, ...]:
         row = self._execute(statement, *values).fetchone()
         assert row is not None, "the statement answers one row"
@@ -99,6 +109,8 @@ class FileImports:
     def _execute(self, statement: str, *values: object) -> psycopg.Cursor[Any]:
         try:
             return self._connection.execute(statement, values)
+        except psycopg.errors.LockNotAvailable:
+            raise
         except psycopg.OperationalError as error:
             raise UnavailableError(
                 f"the control database went away: {error}", remedy="run the same command again; it goes on"
