@@ -1,6 +1,5 @@
 """chDB's HTTP server (chdb_server.py) as a child process on a kept folder."""
 
-import secrets
 import sys
 import urllib.error
 import urllib.request
@@ -71,8 +70,3 @@ class ChdbEngine:
     @property
     def _password_file(self) -> Path:
         return self.folder / "password"
-
-
-def new_password() -> str:
-    """A random password."""
-    return secrets.token_urlsafe(24)

@@ -5,7 +5,7 @@ thread, which must outlive them (process.py says why).
 """
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import Protocol
 
 from headrace.runtime.process import Command, Process
@@ -37,16 +37,19 @@ def start(part: Part) -> Process:
 
 
 def start_all(parts: Sequence[Part]) -> list[Process]:
-    """The same for several parts at once; all of them run or none."""
+    """The same for several parts at once; all of them run or none. The first failure stops the others at once."""
     with ThreadPoolExecutor(max_workers=max(1, len(parts))) as threads:
         list(threads.map(lambda part: part.prepare(), parts))
         processes = [Process(part.command()) for part in parts]
         try:
             for process in processes:
                 process.start()
-            list(threads.map(finish, parts, processes))
+            finishing = [threads.submit(finish, *pair) for pair in zip(parts, processes, strict=True)]
+            done, _ = wait(finishing, return_when=FIRST_EXCEPTION)
+            for each in done:
+                each.result()
         except BaseException:
-            stop_all(processes)
+            stop_all(processes)  # which also ends the threads that still wait for one of them
             raise
     return processes
 

@@ -1,25 +1,39 @@
 """Free loopback ports.
 
 A free port is only free until somebody else takes it, so ports are drawn together and held open until all
-are known; an engine that finds its port taken after all fails by name and its caller draws again.
+are known; an engine that finds its port taken after all fails by name.
+
+Drawn below the kernel's ephemeral range: from within it, an outgoing connection could take the port of a child
+that is being restarted, and a client that tries to reach the dead child could even connect to itself.
 """
 
+import random
 import socket
 from contextlib import ExitStack
 
-from headrace.errors import UsageError
+from headrace.errors import FatalError, UsageError
 
 LOOPBACK = "127.0.0.1"
 PORT_MIN, PORT_MAX = 1024, 65535
+DRAWN_FROM = range(12_000, 32_000)  # Linux hands out 32768 to 60999 for outgoing connections
+DRAWS_MAX = 1000
 
 
 def free_ports(count: int) -> list[int]:
     """`count` different loopback ports that nothing listens on now."""
+    chance = random.SystemRandom()
+    ports: list[int] = []
     with ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind((LOOPBACK, 0))
-        return [each.getsockname()[1] for each in sockets]
+        for _ in range(DRAWS_MAX):
+            if len(ports) == count:
+                return ports
+            candidate = held.enter_context(socket.socket())
+            try:
+                candidate.bind((LOOPBACK, chance.choice(DRAWN_FROM)))
+            except OSError:
+                continue  # in use
+            ports.append(candidate.getsockname()[1])
+    raise FatalError(f"found only {len(ports)} of {count} free ports on {LOOPBACK}", remedy="stop other servers")
 
 
 def ports_from(base: int, count: int) -> list[int]:
