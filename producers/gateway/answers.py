@@ -1,0 +1,68 @@
+"""Answers and refusals as bytes on the wire, in the shape that every recorded SDK can read.
+
+An error body has `success`, `status`, `code`, `message` and `error` all at once: the Python SDKs of Rudder and old
+Segment retry a 400 for ever without `code` and `message`, Mixpanel's fails without `status`, Amplitude's needs an
+integer `code`.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+RETRY_AFTER_S: Final = 2
+"""What a 503 asks for. SDKs cap or ignore longer ones; the bound that was hit is gone by then or it is not."""
+
+JSON: Final = b"application/json"
+_ENCODE = msgspec.json.Encoder().encode
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One HTTP answer; CORS headers are added on the way out."""
+
+    status: int
+    body: bytes
+    content_type: bytes = JSON
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a whole request is refused: status, stable name, sentence, and seconds to wait if it may pass later."""
+
+    status: int
+    reason: str
+    message: str
+    retry_after_s: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """Why one event of a request was set aside while the others were taken."""
+
+    index: int
+    reason: str
+
+
+def json_answer(value: object, status: int = 200, headers: tuple[tuple[bytes, bytes], ...] = ()) -> Answer:
+    """`value` as JSON."""
+    return Answer(status, _ENCODE(value), JSON, headers)
+
+
+def refusal_answer(refusal: Refusal) -> Answer:
+    """The error body that all SDKs understand."""
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+    if refusal.retry_after_s is not None:
+        headers = ((b"retry-after", b"%d" % refusal.retry_after_s),)
+    return json_answer(
+        {
+            "success": False,
+            "status": 0,
+            "code": refusal.status,
+            "message": refusal.message,
+            "error": refusal.reason,
+        },
+        refusal.status,
+        headers,
+    )

@@ -1,0 +1,134 @@
+"""The gateway's HTTP surface: FastAPI for /livez, /readyz, /startupz, /metrics and /openapi.json, and under all
+other paths the event paths as one raw ASGI application.
+
+The composition root of the gateway: clients are made when the server starts, on its event loop, and closed when it
+stops.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+from fastapi import FastAPI, Response
+from fastapi.responses import JSONResponse
+
+from headrace import __version__, metrics
+from headrace.clock import Clock, SystemClock
+from headrace.http_server import AsgiApp, Receive, Scope, Send
+from headrace.settings import Settings
+from producers.gateway.auth import ControlDirectory, WriteKeys
+from producers.gateway.protocols import RouteTable, routes
+from producers.gateway.publish import Publisher
+from producers.gateway.receiver import Receiver
+
+PROBE_CACHE_S: Final = 1.0
+"""How long an answer of /readyz is repeated, so that probes cost the stores nothing."""
+
+
+class Gateway:
+    """One gateway process: its clients, its event paths, and whether it is ready."""
+
+    def __init__(self, settings: Settings, clock: Clock | None = None) -> None:
+        self._settings = settings
+        self._clock = clock or SystemClock()
+        self._table = routes()
+        self._directory = ControlDirectory(settings)
+        self._publisher: Publisher | None = None
+        self._receiver: Receiver | None = None
+        self._stopping = False
+        self._probed_at_s = float("-inf")
+        self._probed: dict[str, str] = {}
+        self._probing = asyncio.Lock()
+
+    def stop(self) -> None:
+        """Not ready from now on; answers end their connections so that clients go elsewhere."""
+        self._stopping = True
+        if self._receiver is not None:
+            self._receiver.stopping = True
+
+    def app(self) -> AsgiApp:
+        """The application to serve."""
+        api = FastAPI(
+            title="Headrace ingest", version=__version__, docs_url=None, redoc_url=None, lifespan=self._lifespan
+        )
+
+        @api.get("/livez", summary="Whether the process works")
+        async def livez() -> dict[str, bool]:
+            return {"ok": True}
+
+        @api.get("/readyz", summary="Whether events can be taken: Kafka and the control database answer")
+        async def readyz() -> JSONResponse:
+            return self._readiness(await self._wrong())
+
+        @api.get("/startupz", summary="As /readyz")
+        async def startupz() -> JSONResponse:
+            return self._readiness(await self._wrong())
+
+        @api.get("/metrics", summary="Prometheus metrics")
+        async def exposition() -> Response:
+            body, content_type = metrics.exposition()
+            return Response(body, media_type=content_type)
+
+        describe_control_paths = api.openapi
+
+        def openapi() -> dict[str, Any]:
+            description = describe_control_paths()
+            return {**description, "paths": description["paths"] | event_paths(self._table)}
+
+        api.openapi = openapi  # type: ignore[method-assign]
+        api.mount("/", self._events)
+        return api
+
+    async def _events(self, scope: Scope, receive: Receive, send: Send) -> None:
+        assert self._receiver is not None, "the server starts the lifespan before it accepts"
+        await self._receiver(scope, receive, send)
+
+    @asynccontextmanager
+    async def _lifespan(self, _: FastAPI) -> AsyncIterator[None]:
+        await self._directory.open()
+        self._publisher = Publisher(self._settings, self._clock)
+        write_keys = WriteKeys(self._directory, self._settings, self._clock)
+        self._receiver = Receiver(self._table, write_keys, self._publisher, self._settings, self._clock)
+        try:
+            yield
+        finally:
+            await self._publisher.close()
+            await self._directory.close()
+
+    async def _wrong(self) -> dict[str, str]:
+        """What keeps us from taking events, by dependency."""
+        if self._stopping:
+            return {"process": "stopping"}
+        assert self._publisher is not None
+        async with self._probing:
+            if self._clock.monotonic() - self._probed_at_s >= PROBE_CACHE_S:
+                of_kafka, of_control = await asyncio.gather(
+                    asyncio.to_thread(self._publisher.probe), self._directory.probe()
+                )
+                found = {"kafka": of_kafka, "postgres_control": of_control}
+                self._probed = {name: wrong for name, wrong in found.items() if wrong is not None}
+                self._probed_at_s = self._clock.monotonic()
+        return self._probed
+
+    def _readiness(self, wrong: dict[str, str]) -> JSONResponse:
+        return JSONResponse({"ok": not wrong, "wrong": wrong}, status_code=503 if wrong else 200)
+
+
+def event_paths(table: RouteTable) -> dict[str, Any]:
+    """The event paths as OpenAPI path items."""
+    answers = {
+        "200": {"description": "taken; `rejected` names events that were set aside"},
+        "400": {"description": "nothing of the body could be parsed"},
+        "401": {"description": "no write key, or an unknown one"},
+        "413": {"description": "too large, as sent or inflated, or too many events"},
+        "503": {"description": "Kafka or the control database is away, or too much is under way: see Retry-After"},
+    }
+    paths: dict[str, Any] = {}
+    for route in table.routes:
+        for method in sorted(route.methods):
+            item: dict[str, Any] = {"summary": route.summary, "responses": answers}
+            if method == "POST":
+                item["requestBody"] = {"content": {"application/json": {"schema": {"type": "object"}}}}
+            paths.setdefault(route.path, {})[method.lower()] = item
+    return paths

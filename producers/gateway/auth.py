@@ -1,0 +1,203 @@
+"""Whose events a request brings: from the write key that it carries to the customer, and from nothing else.
+
+A key may stand in the Authorization header (Basic, with or without its colon), in X-Write-Key, in the query or in
+the body; the first that is known counts. Looked-up keys, unknown ones too, are trusted for `write_key_cache_s`, so a
+revocation works within that time; while the control database is away a known key serves on for
+`write_key_stale_s`, then the answer is "come back later". Keys are held as their hashes, at most
+`write_key_cache_max` of them.
+"""
+
+import asyncio
+import base64
+import binascii
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import psycopg
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
+
+from headrace import metrics
+from headrace.clock import Clock
+from headrace.errors import ConfigurationError, UnavailableError
+from headrace.log import get_logger
+from headrace.settings import Settings
+from headrace.shards.write_keys import hash_write_key
+from producers.gateway.answers import RETRY_AFTER_S
+
+LOOKUP_TIMEOUT_S: Final = 2.0
+LOOKUP_PAUSE_S: Final = 1.0
+"""After a failed lookup the control database is left alone for so long."""
+KEY_CHARS_MAX: Final = 512
+POOL_MAX: Final = 4
+
+_FIND = """
+    SELECT c.customer_id, c.keep_ip FROM write_keys k JOIN customers c USING (customer_id)
+    WHERE k.key_hash = %s AND k.revoked_at IS NULL
+"""
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Customer:
+    """A tenant as the gateway needs to know it."""
+
+    customer_id: int
+    keep_address: bool
+
+
+class Directory(Protocol):
+    """Where write keys are looked up."""
+
+    async def find(self, key_hash: bytes) -> Customer | None:
+        """The customer of a key that is not revoked. Raises UnavailableError within LOOKUP_TIMEOUT_S."""
+
+
+class ControlDirectory:
+    """The control database. `open` and `close` frame its life on the event loop."""
+
+    def __init__(self, settings: Settings) -> None:
+        if not settings.postgres_control:
+            raise ConfigurationError(
+                "postgres_control is not set", remedy="set HEADRACE_POSTGRES_CONTROL to the control database's DSN"
+            )
+        self._pool: AsyncConnectionPool[Any] = AsyncConnectionPool(
+            settings.postgres_control,
+            min_size=1,
+            max_size=POOL_MAX,
+            open=False,
+            timeout=LOOKUP_TIMEOUT_S,
+            reconnect_timeout=LOOKUP_TIMEOUT_S,
+            kwargs={"autocommit": True, "connect_timeout": 2, "application_name": "headrace-ingest"},
+            name="write-keys",
+        )
+
+    async def open(self) -> None:
+        """Start connecting; does not wait for it."""
+        await self._pool.open(wait=False)
+
+    async def close(self) -> None:
+        await self._pool.close(timeout=LOOKUP_TIMEOUT_S)
+
+    async def find(self, key_hash: bytes) -> Customer | None:
+        try:
+            async with asyncio.timeout(LOOKUP_TIMEOUT_S), self._pool.connection() as connection:
+                row = await (await connection.execute(_FIND, (key_hash,))).fetchone()
+        except (psycopg.Error, PoolTimeout, TimeoutError, OSError) as error:
+            raise UnavailableError(
+                f"the control database does not answer: {type(error).__name__}", retry_after_s=RETRY_AFTER_S
+            ) from error
+        return None if row is None else Customer(int(row[0]), bool(row[1]))
+
+    async def probe(self) -> str | None:
+        """What is wrong, or None."""
+        try:
+            await self.find(b"")
+        except UnavailableError as error:
+            return error.message
+        return None
+
+
+@dataclass(slots=True)
+class _Entry:
+    customer: Customer | None
+    confirmed_s: float
+    """When the control database last said so, monotonic."""
+
+
+class WriteKeys:
+    """A bounded, short-lived memory in front of a directory. One event loop, so no lock."""
+
+    def __init__(self, directory: Directory, settings: Settings, clock: Clock) -> None:
+        self._directory = directory
+        self._clock = clock
+        self._fresh_s = settings.write_key_cache_s
+        self._stale_s = settings.write_key_stale_s
+        self._entries_max = settings.write_key_cache_max
+        self._entries: OrderedDict[bytes, _Entry] = OrderedDict()
+        self._lookups: dict[bytes, asyncio.Task[Customer | None]] = {}
+        self._paused_until_s = float("-inf")
+        self._gauge = metrics.gauge("headrace_write_key_cache_entries")
+
+    async def resolve(self, keys: Sequence[str]) -> Customer | None:
+        """The customer of the first known key. Raises UnavailableError when that cannot be told."""
+        for key in keys:
+            if 0 < len(key) <= KEY_CHARS_MAX:
+                customer = await self._customer(hash_write_key(key))
+                if customer is not None:
+                    return customer
+        return None
+
+    async def _customer(self, key_hash: bytes) -> Customer | None:
+        entry = self._entries.get(key_hash)
+        now = self._clock.monotonic()
+        if entry is not None and now - entry.confirmed_s < self._fresh_s:
+            self._entries.move_to_end(key_hash)
+            return entry.customer
+        try:
+            if now < self._paused_until_s:
+                raise UnavailableError("the control database did not answer lately", retry_after_s=RETRY_AFTER_S)
+            return await asyncio.shield(self._lookup(key_hash))
+        except UnavailableError:
+            # An unknown key stays unknown only as long as it is fresh: it may have been created meanwhile.
+            if entry is not None and entry.customer is not None and now - entry.confirmed_s < self._stale_s:
+                return entry.customer
+            raise
+
+    def _lookup(self, key_hash: bytes) -> "asyncio.Task[Customer | None]":
+        """One lookup for all who wait for the same key."""
+        task = self._lookups.get(key_hash)
+        if task is None:
+            task = asyncio.create_task(self._find(key_hash))
+            self._lookups[key_hash] = task
+            task.add_done_callback(lambda done: self._forget(key_hash, done))
+        return task
+
+    def _forget(self, key_hash: bytes, done: "asyncio.Task[Customer | None]") -> None:
+        self._lookups.pop(key_hash, None)
+        if not done.cancelled():
+            done.exception()  # whoever waited has it; nobody may have waited
+
+    async def _find(self, key_hash: bytes) -> Customer | None:
+        try:
+            customer = await self._directory.find(key_hash)
+        except UnavailableError as error:
+            self._paused_until_s = self._clock.monotonic() + LOOKUP_PAUSE_S
+            log.warning("write_key_lookup_failed", error=error.message)
+            raise
+        self._entries[key_hash] = _Entry(customer, self._clock.monotonic())
+        self._entries.move_to_end(key_hash)
+        while len(self._entries) > self._entries_max:
+            self._entries.popitem(last=False)
+        self._gauge.set(len(self._entries))
+        return customer
+
+
+def carried_keys(headers: Mapping[str, str], query: Mapping[str, str]) -> list[str]:
+    """The write keys in a request's headers and query, in the order in which they are tried."""
+    keys: list[str] = []
+    scheme, _, credentials = headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "basic":
+        keys += _basic_keys(credentials.strip())
+    in_header = headers.get("x-write-key")
+    if in_header:
+        # jitsu sends `id:secret`; either the whole or the secret was given to its user as the write key.
+        keys.append(in_header)
+        if ":" in in_header:
+            keys.append(in_header.partition(":")[2])
+    in_query = query.get("writeKey")
+    if in_query:
+        keys.append(in_query)
+    return keys
+
+
+def _basic_keys(credentials: str) -> list[str]:
+    """`key:` in base64, as every SDK sends it; `key` without its colon, and with its padding lost, is tolerated."""
+    try:
+        decoded = base64.b64decode(credentials + "=" * (-len(credentials) % 4), validate=True).decode()
+    except (binascii.Error, ValueError):
+        return []
+    user, _, password = decoded.partition(":")
+    return [key for key in (user, password) if key]

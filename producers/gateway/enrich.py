@@ -1,0 +1,157 @@
+"""The columns that later stages group by, taken from what the protocol itself tells: page, campaign, device.
+
+Pure. What only a library can tell (from an address or a user agent) comes in through `Lookup`, which is asked for
+the fields that the protocol leaves open.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Final, NamedTuple, Protocol
+from urllib.parse import parse_qs, urlsplit
+
+from schemas.event import bound_dimension
+
+URL_CACHE_MAX: Final = 4096
+"""Different page addresses whose parts are kept; busy pages repeat."""
+URL_CHARS_MAX: Final = 8192
+"""Longer addresses are cut before they are taken apart."""
+
+_NOT_A_BRAND = "brand"
+_EMPTY: Mapping[str, Any] = {}
+
+
+class Enriched(NamedTuple):
+    """Bounded dimension values; None where nothing tells."""
+
+    path: str | None = None
+    referrer_domain: str | None = None
+    utm_source: str | None = None
+    utm_medium: str | None = None
+    utm_campaign: str | None = None
+    country: str | None = None
+    browser: str | None = None
+    os: str | None = None
+    device: str | None = None
+
+
+NOTHING = Enriched()
+
+
+class Lookup(Protocol):
+    """Tells more about a sender. Called once an event on the event loop: it must not block and never raises."""
+
+    def __call__(self, enriched: Enriched, *, address: str, user_agent: str) -> Enriched:
+        """`enriched` with the open ones of country, browser, os and device filled."""
+
+
+@dataclass(frozen=True, slots=True)
+class PageAddress:
+    """The parts of a URL that count."""
+
+    host: str
+    path: str
+    utm_source: str
+    utm_medium: str
+    utm_campaign: str
+
+
+NO_ADDRESS = PageAddress("", "", "", "", "")
+
+
+def enrich(type_: str, name: str, properties: Mapping[str, Any], context: Mapping[str, Any]) -> Enriched:
+    """The dimensions of one event, from its context and, for page views, from its properties."""
+    page = _object(context, "page")
+    if not page and type_ == "page":
+        page = properties
+    campaign = _object(context, "campaign")
+    if not (page or campaign or type_ == "screen"):
+        return _device(NOTHING, context)
+    address = _address(_text(page, "url"))
+    path = _text(page, "path") or address.path
+    if not path and type_ == "screen":
+        path = name
+    referrer = _address(_text(page, "referrer")).host
+    search = _text(page, "search")
+    in_search = _address("/" + search) if search and not address.utm_source else address
+    return _device(
+        Enriched(
+            path=_bounded(path),
+            referrer_domain=_bounded(referrer if referrer != address.host else ""),
+            utm_source=_bounded(_text(campaign, "source") or in_search.utm_source),
+            utm_medium=_bounded(_text(campaign, "medium") or in_search.utm_medium),
+            utm_campaign=_bounded(_text(campaign, "name") or in_search.utm_campaign),
+        ),
+        context,
+    )
+
+
+def library(context: Mapping[str, Any]) -> str:
+    """`name/version` of the SDK, as the context tells it; empty if it does not."""
+    found = context.get("library")
+    if not isinstance(found, dict):
+        return ""
+    name, version = _text(found, "name"), _text(found, "version")
+    return bound_dimension(f"{name}/{version}" if version else name)
+
+
+def _device(enriched: Enriched, context: Mapping[str, Any]) -> Enriched:
+    """Add country, browser, operating system and kind of device."""
+    location, system, device = _object(context, "location"), _object(context, "os"), _object(context, "device")
+    hints = _object(context, "userAgentData")
+    if not (location or system or device or hints):
+        return enriched
+    kind = _text(device, "type")
+    if not kind and isinstance(hints.get("mobile"), bool):
+        kind = "mobile" if hints["mobile"] else "desktop"
+    return enriched._replace(
+        country=_bounded(_text(location, "country")),
+        browser=_bounded(_browser(hints.get("brands"))),
+        os=_bounded(_text(system, "name") or _text(hints, "platform")),
+        device=_bounded(kind),
+    )
+
+
+def _browser(brands: Any) -> str:
+    """The most telling of a browser's brands: not the decoy ("Not;A=Brand"), and Chromium only if alone."""
+    if not isinstance(brands, list):
+        return ""
+    names = [_text(item, "brand") for item in brands if isinstance(item, dict)]
+    names = [name for name in names if name and not (name.startswith("Not") and _NOT_A_BRAND in name.lower())]
+    telling = [name for name in names if name != "Chromium"]
+    return (telling or names or [""])[0]
+
+
+@lru_cache(maxsize=URL_CACHE_MAX)
+def _split(url: str) -> PageAddress:
+    try:
+        parts = urlsplit(url)
+        host = (parts.hostname or "").removeprefix("www.")
+    except ValueError:  # such as an unclosed IPv6 bracket: no address, and no reason to refuse the event
+        return NO_ADDRESS
+    query = parse_qs(parts.query, max_num_fields=None) if "utm_" in parts.query else {}
+    return PageAddress(
+        host,
+        parts.path,
+        query.get("utm_source", [""])[0],
+        query.get("utm_medium", [""])[0],
+        query.get("utm_campaign", [""])[0],
+    )
+
+
+def _address(url: str) -> PageAddress:
+    return _split(url[:URL_CHARS_MAX]) if url else NO_ADDRESS
+
+
+def _bounded(text: str) -> str | None:
+    return bound_dimension(text) if text else None
+
+
+def _object(mapping: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    found = mapping.get(key)
+    return found if isinstance(found, dict) else _EMPTY
+
+
+def _text(mapping: Mapping[str, Any], key: str) -> str:
+    found = mapping.get(key)
+    return found if isinstance(found, str) else ""

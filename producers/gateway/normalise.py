@@ -1,0 +1,259 @@
+"""Raw events of any protocol into rows of the event schema, and those into an Arrow batch.
+
+Pure: times are given. Guarantees of a row: its texts have no U+0000 and no unpaired surrogate, its time lies in
+2000 to 2100, its dimensions and its value are bounded, its JSON is re-encoded from the parsed object. Refuses one
+event at a time, by name (PoisonError.reason); see `REASONS`.
+"""
+
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+import pyarrow as pa
+import xxhash
+
+from headrace.errors import PoisonError
+from headrace.settings import Settings
+from producers.gateway.enrich import Lookup, enrich, library
+from producers.gateway.json_body import DEPTH_MAX, Unusable, key_count, nests_deeper
+from producers.gateway.protocols.decoder import RawEvent
+from producers.gateway.timestamps import is_plausible, out_of_range, parse_sent_us, parse_us, stored_us
+from producers.gateway.value import OutOfBoundsError, currency, value_e6
+from schemas.codec import event_arrow
+from schemas.event import EVENT_TYPES, bound_dimension, bound_message_id
+
+REASONS: Final = frozenset(
+    (
+        "malformed_json",
+        "not_an_object",
+        "too_deep",
+        "non_finite_number",
+        "unknown_type",
+        "missing_event_name",
+        "invalid_id",
+        "invalid_properties",
+        "invalid_context",
+        "timestamp_invalid",
+        "timestamp_out_of_range",
+        "too_many_properties",
+        "event_too_large",
+    )
+)
+"""Every reason an event can be set aside for: the label of a metric, a header in `events.rejected`, the answer."""
+
+ORIGINAL_ID_KEY: Final = "original_message_id"
+"""Where an id of more than 100 characters stays readable, in the context."""
+ROW_BYTES_FIXED: Final = 512
+"""What a row weighs beside its JSON: its ids and names, and the client's own bookkeeping for a record."""
+
+CUSTOMER: Final = event_arrow().get_field_index("customer_id")
+PROPERTIES: Final = event_arrow().get_field_index("properties")
+CONTEXT: Final = event_arrow().get_field_index("context")
+
+Row = tuple[Any, ...]
+"""The values of one event in the order of the event schema."""
+
+_ENCODE = msgspec.json.Encoder().encode
+_ENCODE_SORTED = msgspec.json.Encoder(order="deterministic").encode
+_NAMED = frozenset(("track",))
+_VALUED = frozenset(("track", "page", "screen"))
+_NO_OBJECT: Mapping[str, Any] = {}
+_EMPTY_JSON = "{}"
+
+
+@dataclass(frozen=True, slots=True)
+class EventLimits:
+    """Bounds of one event."""
+
+    event_bytes_max: int
+    properties_max: int
+    depth_max: int
+
+    @classmethod
+    def of(cls, settings: Settings) -> "EventLimits":
+        """The bounds as set. A greater depth than DEPTH_MAX cannot be had: bodies are parsed by that bound."""
+        return cls(
+            settings.ingest_event_bytes_max,
+            settings.ingest_properties_max,
+            min(settings.ingest_depth_max, DEPTH_MAX),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What is true of all events of a request. `address` is the peer's."""
+
+    customer_id: int
+    keep_address: bool
+    received_at_us: int
+    protocol: str
+    volatile_keys: frozenset[str]
+    address: str = ""
+    user_agent: str = ""
+
+
+class Normaliser:
+    """Turns raw events into rows. `on_value_dropped` hears of each value outside its bound; see `Lookup`."""
+
+    def __init__(
+        self, limits: EventLimits, on_value_dropped: Callable[[], None], lookup: Lookup | None = None
+    ) -> None:
+        self._limits = limits
+        self._on_value_dropped = on_value_dropped
+        self._lookup = lookup
+
+    def row(self, event: RawEvent | Unusable, origin: Origin) -> Row:
+        """The row of one event. Raises PoisonError with one of REASONS."""
+        if isinstance(event, Unusable):
+            raise PoisonError(event.reason, event.message)
+        type_ = event.type
+        if type_ not in EVENT_TYPES:
+            raise PoisonError("unknown_type", f"{type_[:40]!r} is not a type of event")
+        name = event.name
+        if not isinstance(name, str):
+            name = "" if name is None else _name(name)
+        if not name and type_ in _NAMED:
+            raise PoisonError("missing_event_name", "a track event needs the name of what happened")
+        name = bound_dimension(name)
+        properties = _object(event.properties, "invalid_properties")
+        context = _object(event.context, "invalid_context")
+        address = context.get("ip")
+        if not origin.keep_address and address is not None:
+            context = {key: item for key, item in context.items() if key != "ip"}
+
+        received_us = origin.received_at_us
+        sent_us = parse_sent_us(event.sent_at)
+        if event.timestamp is None:
+            original_us, timestamp_us = None, received_us
+        else:
+            original_us = parse_us(event.timestamp)
+            if not is_plausible(original_us):
+                raise out_of_range(event.timestamp)
+            timestamp_us = stored_us(original_us, sent_us, received_us)
+            if not is_plausible(timestamp_us):
+                raise out_of_range(event.timestamp)
+
+        message_id, replaced = self._message_id(event, origin)
+        if replaced is not None:
+            context = {**context, ORIGINAL_ID_KEY: replaced}
+        properties_json = self._encode(properties) if properties else _EMPTY_JSON
+        context_json = self._encode(context) if context else _EMPTY_JSON
+        user_id, anonymous_id = _id(event.user_id), _id(event.anonymous_id)
+        group_id, previous_id, session_id = _id(event.group_id), _id(event.previous_id), _id(event.session_id)
+        self._check_size(properties_json, context_json, (user_id, anonymous_id, group_id, previous_id, session_id))
+
+        value = self._value(properties) if type_ in _VALUED and properties else None
+        enriched = enrich(type_, name, properties, context)
+        if self._lookup is not None:
+            agent = context.get("userAgent")
+            enriched = self._lookup(
+                enriched,
+                address=address if isinstance(address, str) else origin.address,
+                user_agent=agent if isinstance(agent, str) else origin.user_agent,
+            )
+        return (
+            origin.customer_id,
+            message_id,
+            type_,
+            name,
+            user_id,
+            anonymous_id,
+            group_id,
+            previous_id,
+            session_id,
+            timestamp_us,
+            received_us,
+            original_us,
+            sent_us,
+            *enriched,
+            value,
+            currency(properties) if value is not None else None,
+            properties_json,
+            context_json,
+            origin.protocol,
+            library(context),
+            event.attempt,
+        )
+
+    def _message_id(self, event: RawEvent, origin: Origin) -> tuple[str, str | None]:
+        """The id, and the sender's own if that had to be replaced.
+
+        Without one: a hash of the event as sent where it has its own time (a retry then keeps it), else a new one.
+        """
+        given = event.message_id
+        if isinstance(given, int) and not isinstance(given, bool):
+            given = str(given)
+        if isinstance(given, str) and given:
+            message_id, replaced = bound_message_id(given)
+            return message_id, given if replaced else None
+        if given not in (None, ""):
+            raise PoisonError("invalid_id", "a message id must be a text")
+        if event.timestamp is None:
+            return f"gateway-{uuid.uuid4().hex}", None
+        stable = {key: item for key, item in event.raw.items() if key not in origin.volatile_keys}
+        return f"content-{xxhash.xxh128_hexdigest(_ENCODE_SORTED(stable))}", None
+
+    def _encode(self, value: Mapping[str, Any]) -> str:
+        encoded = _ENCODE(value)
+        limits = self._limits
+        if nests_deeper(encoded, limits.depth_max - 1):  # the event itself is a level
+            raise PoisonError("too_deep", f"the event nests deeper than {limits.depth_max} levels")
+        if key_count(encoded, limits.properties_max) > limits.properties_max:
+            raise PoisonError("too_many_properties", f"the event has more than {limits.properties_max} properties")
+        return encoded.decode()
+
+    def _check_size(self, properties: str, context: str, ids: Sequence[str | None]) -> None:
+        most = self._limits.event_bytes_max
+        characters = len(properties) + len(context) + sum(len(item) for item in ids if item)
+        if characters * 4 <= most:  # a character has at most four bytes
+            return
+        size = len(properties.encode()) + len(context.encode()) + sum(len(item.encode()) for item in ids if item)
+        if size > most:
+            raise PoisonError("event_too_large", f"the event has {size} bytes, at most {most} are taken")
+
+    def _value(self, properties: Mapping[str, Any]) -> int | None:
+        try:
+            return value_e6(properties)
+        except OutOfBoundsError:
+            self._on_value_dropped()
+            return None
+
+
+def event_batch(rows: Sequence[Row]) -> pa.RecordBatch:
+    """Rows (at least one) as an Arrow batch with the schema of events."""
+    schema = event_arrow()
+    columns = zip(*rows, strict=True)
+    arrays = [pa.array(column, item.type) for column, item in zip(columns, schema, strict=True)]
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def row_bytes(row: Row) -> int:
+    """About what a row's record weighs in memory, in bytes; for bounds, never for truth."""
+    return ROW_BYTES_FIXED + len(row[PROPERTIES]) + len(row[CONTEXT])
+
+
+def _object(value: Any, reason: str) -> Mapping[str, Any]:
+    if value is None:
+        return _NO_OBJECT
+    if isinstance(value, dict):
+        return value
+    raise PoisonError(reason, f"must be an object, not {type(value).__name__}")
+
+
+def _name(value: Any) -> str:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    raise PoisonError("missing_event_name", "an event's name must be a text")
+
+
+def _id(value: Any) -> str | None:
+    """An id as text; numbers are common among senders' ids, other types are mistakes."""
+    if value is None or value == "":
+        return None
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    raise PoisonError("invalid_id", f"an id must be a text, not {type(value).__name__}")

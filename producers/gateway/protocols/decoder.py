@@ -1,0 +1,129 @@
+"""What a protocol has to offer, and what it is given: the seam between the wire and everything behind it."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import msgspec
+
+from producers.gateway.answers import Answer, Refusal, Rejection
+from producers.gateway.json_body import Unusable
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request: path without a trailing slash, lower-case header names, body already inflated.
+
+    `parameters` are the named parts of the path, `query` the first value of each key.
+    """
+
+    method: str
+    path: str
+    scheme: str
+    query: Mapping[str, str]
+    headers: Mapping[str, str]
+    body: bytes
+    received_at_us: int
+    parameters: Mapping[str, str] = field(default_factory=dict)
+
+
+class RawEvent(msgspec.Struct):
+    """One event as its protocol tells it, not yet judged: `normalise` decides what of it can be stored.
+
+    Ids, `timestamp` and `sent_at` are as sent (None: absent). `timestamp` None means: when it was received.
+    `raw` is the sender's object, for a message id made of it and for `events.rejected`.
+    """
+
+    type: str
+    name: Any
+    message_id: Any
+    user_id: Any
+    anonymous_id: Any
+    group_id: Any
+    previous_id: Any
+    session_id: Any
+    timestamp: Any
+    sent_at: Any
+    properties: Any
+    context: Any
+    attempt: int
+    raw: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """The events of a request, in order, the write keys that its body names, and whether texts in it had to be
+    replaced (see `json_body`)."""
+
+    events: Sequence[RawEvent | Unusable]
+    write_keys: Sequence[str] = ()
+    cleaned: bool = False
+
+
+class Decoder(Protocol):
+    """One wire protocol. Pure: no I/O, callable at any time, in any order."""
+
+    name: str
+    """Stored with each event as `protocol`."""
+    volatile_keys: frozenset[str]
+    """Keys of a raw event that change from one attempt of the sender to the next."""
+
+    def decode(self, request: Request, events_max: int) -> Decoded:
+        """The request's events. Raises BodyError when nothing of the body can be used."""
+
+    def success(self, request: Request, rejections: Sequence[Rejection]) -> Answer:
+        """The answer when all events but the rejected ones are acknowledged."""
+
+    def failure(self, request: Request, refusal: Refusal) -> Answer:
+        """The answer when the whole request is refused."""
+
+
+class Document(Protocol):
+    """What a browser SDK asks for before it starts. Pure."""
+
+    def write_key(self, request: Request) -> str | None:
+        """The write key that the request names, if it does so outside of the usual headers."""
+
+    def answer(self, request: Request, write_key: str) -> Answer:
+        """The document for a valid write key."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One path, or a pattern of paths with `{name}` parts, and what serves it: a decoder or else a document."""
+
+    path: str
+    methods: frozenset[str]
+    summary: str
+    decoder: Decoder | None = None
+    document: Document | None = None
+
+
+class RouteTable:
+    """Finds the route of a path; a trailing slash never matters."""
+
+    def __init__(self, routes: Sequence[Route]) -> None:
+        self.routes = tuple(routes)
+        assert all((route.decoder is None) != (route.document is None) for route in routes)
+        self._exact = {route.path: route for route in routes if "{" not in route.path}
+        self._patterns = [
+            (re.compile(re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>[^/]{1,256})", re.escape(route.path))), route)
+            for route in routes
+            if "{" in route.path
+        ]
+        assert len(self._exact) + len(self._patterns) == len(routes), "a path stands twice in the table"
+
+    def find(self, path: str) -> tuple[Route, Mapping[str, str]] | None:
+        """The route of `path` and the values of its named parts."""
+        route = self._exact.get(path)
+        if route is None and path.endswith("/"):
+            path = path.rstrip("/")
+            route = self._exact.get(path)
+        if route is not None:
+            return route, {}
+        for pattern, candidate in self._patterns:
+            match = pattern.fullmatch(path)
+            if match is not None:
+                return candidate, match.groupdict()
+        return None

@@ -1,0 +1,285 @@
+"""Rows into Kafka: a request is settled when each of its records is acknowledged by all in-sync replicas.
+
+One idempotent producer, one event loop, no threads of ours: rows of requests that arrive within a millisecond are
+encoded together, delivery reports are polled on the loop while something is unsettled. Bounded: records by
+RECORDS_MAX, time by `ingest_publish_timeout_s`, bytes by what the requests hold until their last report is in, also
+when nobody waits for the answer any more. A record may land although its request was answered 503; the sender's
+retry is then a duplicate, which its message id takes out.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import pyarrow as pa
+
+from headrace import kafka, metrics
+from headrace.clock import Clock
+from headrace.errors import HeadraceError, OverloadedError, PoisonError, UnavailableError
+from headrace.log import get_logger
+from headrace.settings import Settings
+from producers.gateway.answers import RETRY_AFTER_S
+from producers.gateway.normalise import CUSTOMER, Row, event_batch
+from schemas.codec import encode_events
+from schemas.event import record_key
+from schemas.topics import Topics
+
+COLLECT_S: Final = 0.001
+"""How long rows wait for company: encoding one row alone costs as much as encoding seventy."""
+COLLECT_ROWS_MAX: Final = 2_000
+RECORDS_MAX: Final = 400_000
+"""Unsettled records; the client's own queue holds more, so that it never refuses one of a request's records."""
+POLL_S: Final = 0.001
+LINGER_MS: Final = 2
+REJECTED_BYTES_MAX: Final = 512 * 1024
+"""Of a rejected event this much is kept, from its start; the record's header says if there was more."""
+REJECTED_STAGE: Final = b"ingest"
+PROBE_TIMEOUT_S: Final = 2.0
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class RejectedEvent:
+    """An event set aside: whose it is, the stable name of the reason, a sentence, the bytes as received."""
+
+    customer_id: int
+    reason: str
+    message: str
+    raw: bytes
+
+
+class _Delivery:
+    """The records of one request on their way. Reports come on the event loop, from `poll`."""
+
+    __slots__ = ("_done", "_on_error", "_on_settled", "failure", "left", "rows")
+
+    def __init__(
+        self,
+        rows: Sequence[Row],
+        left: int,
+        done: "asyncio.Future[None]",
+        on_settled: Callable[[], None],
+        on_error: Callable[[kafka.KafkaError], None],
+    ) -> None:
+        self.rows = rows
+        self.left = left
+        self.failure: HeadraceError | None = None
+        self._done = done
+        self._on_settled = on_settled
+        self._on_error = on_error
+
+    def report(self, error: kafka.KafkaError | None, _: kafka.Message | None) -> None:
+        """One record's outcome."""
+        if error is not None:
+            self._on_error(error)
+            self.failure = self.failure or _failure(error)
+        self.left -= 1
+        if self.left == 0:
+            self._settle()
+
+    def fail(self, failure: HeadraceError, records: int) -> None:
+        """`records` of them were not even queued."""
+        self.failure = self.failure or failure
+        self.left -= records
+        if self.left == 0:
+            self._settle()
+
+    def _settle(self) -> None:
+        self._on_settled()
+        if self._done.done():  # the request's time was up
+            return
+        if self.failure is None:
+            self._done.set_result(None)
+        else:
+            self._done.set_exception(self.failure)
+
+
+class Publisher:
+    """The gateway's producer. Use it on one event loop only."""
+
+    def __init__(self, settings: Settings, clock: Clock) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._topics = Topics(settings.topic_prefix)
+        self._timeout_s = settings.ingest_publish_timeout_s
+        self._producer = self._new_producer()
+        self._fatal: kafka.KafkaError | None = None
+        self._collected: list[_Delivery] = []
+        self._collected_rows = 0
+        self._collecting: asyncio.TimerHandle | None = None
+        self._polling = False
+        self._unsettled = 0
+        self._seconds = metrics.histogram("headrace_publish_seconds")
+
+    async def publish(
+        self, rows: Sequence[Row], rejected: Sequence[RejectedEvent], on_settled: Callable[[], None]
+    ) -> None:
+        """Return when all records are acknowledged. `on_settled` is called exactly once, when Kafka's client holds
+        none of them any more, which may be after this raised.
+
+        Raises UnavailableError (Kafka away, slow, or refusing), OverloadedError (too much unsettled).
+        """
+        count = len(rows) + len(rejected)
+        if not count:
+            on_settled()
+            return
+        if self._unsettled + count > RECORDS_MAX:
+            on_settled()
+            raise OverloadedError(
+                f"{self._unsettled} records wait for Kafka, at most {RECORDS_MAX} may", retry_after_s=RETRY_AFTER_S
+            )
+        loop = asyncio.get_running_loop()
+        started = self._clock.monotonic()
+        done: asyncio.Future[None] = loop.create_future()
+        self._unsettled += count
+
+        def settled() -> None:
+            self._unsettled -= count
+            on_settled()
+
+        delivery = _Delivery(rows, count, done, settled, self._note)
+        self._send_rejected(rejected, delivery)
+        self._collect(delivery, loop)
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await done
+        except TimeoutError:
+            raise UnavailableError(
+                f"Kafka did not acknowledge within {self._timeout_s:g} s", retry_after_s=RETRY_AFTER_S
+            ) from None
+        self._seconds.observe(self._clock.monotonic() - started)
+
+    def probe(self) -> str | None:
+        """What is wrong with Kafka, or None. Blocks up to PROBE_TIMEOUT_S: call it from a thread."""
+        try:
+            topics = self._producer.list_topics(self._topics.events, timeout=PROBE_TIMEOUT_S).topics
+        except kafka.KafkaException as error:
+            return f"Kafka at {self._settings.kafka} does not answer: {error.args[0].str()}"
+        topic = topics.get(self._topics.events)
+        if topic is None or topic.error is not None:
+            return f"topic {self._topics.events!r} does not exist; run `headrace topics create`"
+        return None
+
+    async def close(self) -> None:
+        """Give what is unsettled its time, then let go. After a clean stop nothing is unsettled."""
+        self._flush()
+        left = await asyncio.to_thread(self._producer.flush, self._timeout_s)
+        if left:
+            log.warning("publish_unsettled", records=left, remedy="their senders were answered 503 and retry")
+
+    def _new_producer(self) -> kafka.Producer:
+        return kafka.producer(
+            self._settings,
+            linger_ms=LINGER_MS,
+            message_timeout_ms=max(1, int(self._settings.ingest_publish_timeout_s * 1000)),
+            queue_buffering_max_messages=2 * RECORDS_MAX,
+            queue_buffering_max_kbytes=max(1024, 4 * self._settings.ingest_inflight_bytes_max // 1024),
+        )
+
+    def _collect(self, delivery: _Delivery, loop: asyncio.AbstractEventLoop) -> None:
+        if not delivery.rows:
+            return
+        self._collected.append(delivery)
+        self._collected_rows += len(delivery.rows)
+        if self._collected_rows >= COLLECT_ROWS_MAX:
+            self._flush()
+        elif self._collecting is None:
+            self._collecting = loop.call_later(COLLECT_S, self._flush)
+
+    def _flush(self) -> None:
+        """Encode what was collected and hand it to the client."""
+        if self._collecting is not None:
+            self._collecting.cancel()
+            self._collecting = None
+        deliveries, self._collected, self._collected_rows = self._collected, [], 0
+        if not deliveries:
+            return
+        self._renew_after_fatal()
+        try:
+            self._send(deliveries, encode_events(event_batch([row for item in deliveries for row in item.rows])))
+        except (pa.ArrowException, OverflowError, TypeError, ValueError) as error:
+            if len(deliveries) > 1:  # a fault of ours in one request's rows must not fail the others
+                for delivery in deliveries:
+                    self._send_alone(delivery)
+            else:
+                self._refuse(deliveries[0], error)
+        self._start_polling()
+
+    def _send_alone(self, delivery: _Delivery) -> None:
+        try:
+            self._send([delivery], encode_events(event_batch(delivery.rows)))
+        except (pa.ArrowException, OverflowError, TypeError, ValueError) as error:
+            self._refuse(delivery, error)
+
+    def _refuse(self, delivery: _Delivery, error: Exception) -> None:
+        log.error("publish_unencodable", rows=len(delivery.rows), error=str(error)[:500])
+        delivery.fail(PoisonError("unencodable", "the events cannot be encoded"), len(delivery.rows))
+
+    def _send(self, deliveries: Sequence[_Delivery], values: Sequence[bytes]) -> None:
+        messages: list[dict[str, Any]] = []
+        at = 0
+        for delivery in deliveries:
+            report = delivery.report
+            for row in delivery.rows:
+                messages.append({"value": values[at], "key": record_key(row[CUSTOMER]), "callback": report})
+                at += 1
+        queued = self._producer.produce_batch(self._topics.events, messages)
+        if queued < len(messages):
+            for message in messages:
+                if "_error" in message:
+                    message["callback"](message["_error"], None)
+
+    def _send_rejected(self, rejected: Sequence[RejectedEvent], delivery: _Delivery) -> None:
+        if not rejected:
+            return
+        self._renew_after_fatal()
+        for item in rejected:
+            headers = [
+                ("__connect.errors.topic", self._topics.events.encode()),
+                ("__connect.errors.stage", REJECTED_STAGE),
+                ("__connect.errors.exception.message", item.reason.encode()),
+                ("__connect.errors.exception.detail", item.message.encode()),
+            ]
+            if len(item.raw) > REJECTED_BYTES_MAX:
+                headers.append(("headrace.truncated_from_bytes", b"%d" % len(item.raw)))
+            try:
+                self._producer.produce(
+                    self._topics.rejected,
+                    item.raw[:REJECTED_BYTES_MAX],
+                    record_key(item.customer_id),
+                    headers=headers,
+                    on_delivery=delivery.report,
+                )
+            except (kafka.KafkaException, BufferError) as error:
+                delivery.fail(UnavailableError(f"Kafka's client took no record: {error}"), 1)
+        self._start_polling()
+
+    def _start_polling(self) -> None:
+        if not self._polling and self._unsettled:
+            self._polling = True
+            asyncio.get_running_loop().call_later(POLL_S, self._poll)
+
+    def _poll(self) -> None:
+        self._producer.poll(0)
+        self._polling = False
+        self._start_polling()
+
+    def _note(self, error: kafka.KafkaError) -> None:
+        if error.fatal():
+            self._fatal = error
+
+    def _renew_after_fatal(self) -> None:
+        """An idempotent producer that met a fatal error takes nothing any more: fail what it holds, make another."""
+        self._producer.poll(0)
+        if self._fatal is None:
+            return
+        log.error("producer_renewed", error=str(self._fatal), unsettled=self._unsettled)
+        self._producer.purge()
+        self._producer.poll(0)
+        self._producer, self._fatal = self._new_producer(), None
+
+
+def _failure(error: kafka.KafkaError) -> HeadraceError:
+    return UnavailableError(f"Kafka did not take a record: {error.str()}", retry_after_s=RETRY_AFTER_S)

@@ -1,0 +1,249 @@
+"""The path of a request, as one raw ASGI application: read, inflate, identify, decode, normalise, publish, answer.
+
+FastAPI's routes cost more than all of this together, so the event paths do without. Every outcome is an answer in
+the protocol's own shape with CORS headers; the bytes of a request are accounted for until Kafka's client has let go
+of its records.
+"""
+
+import asyncio
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from typing import Final
+from urllib.parse import parse_qsl
+
+import msgspec
+
+from headrace import metrics
+from headrace.clock import Clock
+from headrace.errors import HeadraceError, OverloadedError, PoisonError, RetryableError
+from headrace.http_server import Receive, Scope, Send
+from headrace.log import get_logger
+from headrace.settings import Settings
+from producers.gateway import cors
+from producers.gateway.answers import RETRY_AFTER_S, Answer, Refusal, Rejection, refusal_answer
+from producers.gateway.auth import Customer, WriteKeys, carried_keys
+from producers.gateway.json_body import BodyError, Unusable
+from producers.gateway.limits import ClientGoneError, InflightBytes, Reservation, inflate, read_body
+from producers.gateway.normalise import EventLimits, Normaliser, Origin, Row, row_bytes
+from producers.gateway.protocols.decoder import Decoded, Decoder, Document, RawEvent, Request, Route, RouteTable
+from producers.gateway.publish import Publisher, RejectedEvent
+
+SLICE_EVENTS: Final = 500
+"""Events normalised in one go; then other requests get their turn."""
+QUERY_FIELDS_MAX: Final = 1_000
+EVENTS_MAX: Final = 20_000
+"""Events of one request; past it 413. Segment's own bound is 2,500, SDKs stay far below."""
+
+_UNKNOWN_ROUTE = "unknown"
+_ENCODE = msgspec.json.Encoder().encode
+
+log = get_logger(__name__)
+
+
+class Receiver:
+    """The ASGI application of the event paths. `stopping` makes answers end their connections."""
+
+    def __init__(
+        self,
+        table: RouteTable,
+        write_keys: WriteKeys,
+        publisher: Publisher,
+        settings: Settings,
+        clock: Clock,
+    ) -> None:
+        self._table = table
+        self._write_keys = write_keys
+        self._publisher = publisher
+        self._clock = clock
+        self._body_bytes_max = settings.ingest_body_bytes_max
+        self._inflated_bytes_max = settings.ingest_inflated_bytes_max
+        self._inflight = InflightBytes(settings.ingest_inflight_bytes_max)
+        self._normaliser = Normaliser(EventLimits.of(settings), _count_dropped_value)
+        self._durations: dict[tuple[str, int], Callable[[float], None]] = {}
+        self._accepted: dict[str, Callable[[float], None]] = {}
+        self.stopping = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        assert scope["type"] == "http", scope["type"]
+        started = time.perf_counter()
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        found = self._table.find(scope["path"])
+        route_name = _UNKNOWN_ROUTE if found is None else found[0].path
+        try:
+            if found is None:
+                answer = _not_found(scope["path"])
+            else:
+                answer = await self._answer(*found, scope, headers, receive)
+        except ClientGoneError:
+            return
+        await self._send(send, answer, headers)
+        self._observe(route_name, answer.status, time.perf_counter() - started)
+
+    async def _answer(
+        self, route: Route, parameters: Mapping[str, str], scope: Scope, headers: Mapping[str, str], receive: Receive
+    ) -> Answer:
+        method = scope["method"]
+        if method == "OPTIONS":
+            return cors.preflight(headers)
+        request = Request(
+            method, route.path, scope["scheme"], _query(scope["query_string"]), headers, b"", 0, parameters
+        )
+        if method not in route.methods:
+            allowed = ", ".join(sorted(route.methods | {"OPTIONS"}))
+            refused = refusal_answer(Refusal(405, "method_not_allowed", f"{route.path} takes {allowed}"))
+            return Answer(refused.status, refused.body, headers=((b"allow", allowed.encode()),))
+        if route.document is not None:
+            return await self._document(route.document, request)
+        assert route.decoder is not None
+        return await self._events(route.decoder, request, receive, scope)
+
+    async def _events(self, decoder: Decoder, request: Request, receive: Receive, scope: Scope) -> Answer:
+        """Take a request's events, or say in its protocol why not."""
+        reservation = Reservation(self._inflight)
+        handed_over = False
+        try:
+            request = await self._read(request, receive, reservation)
+            decoded, customer = await self._identify(decoder, request)
+            rows, rejections, rejected = await self._normalise(decoder, request, decoded, customer, scope)
+            reservation.grow_to(sum(map(row_bytes, rows)) + sum(len(item.raw) for item in rejected))
+            handed_over = True
+            await self._publisher.publish(rows, rejected, reservation.release)
+        except BodyError as error:
+            return self._refuse(decoder, request, Refusal(error.status, error.reason, error.message))
+        except RetryableError as error:
+            wait_s = RETRY_AFTER_S if error.retry_after_s is None else round(error.retry_after_s)
+            reason = "overloaded" if isinstance(error, OverloadedError) else "unavailable"
+            return self._refuse(decoder, request, Refusal(503, reason, error.message, wait_s))
+        except HeadraceError as error:
+            log.error("request_failed", error=str(error), path=request.path)
+            return self._refuse(decoder, request, Refusal(500, "internal", "the events could not be stored"))
+        finally:
+            if not handed_over:
+                reservation.release()
+        if rows:
+            self._count_accepted(decoder.name, len(rows))
+        for item in rejected:
+            metrics.counter("headrace_events_rejected_total", item.reason).inc()
+        return decoder.success(request, rejections)
+
+    async def _read(self, request: Request, receive: Receive, reservation: Reservation) -> Request:
+        """The request with its body, inflated."""
+        declared = request.headers.get("content-length", "")
+        length = int(declared) if declared.isascii() and declared.isdigit() and len(declared) < 19 else None
+        raw = await read_body(receive, length, self._body_bytes_max, reservation)
+        body = inflate(raw, request.headers.get("content-encoding", ""), self._inflated_bytes_max, reservation)
+        return dataclasses.replace(request, body=body, received_at_us=self._clock.now_us())
+
+    async def _identify(self, decoder: Decoder, request: Request) -> tuple[Decoded, Customer]:
+        """The events and their owner. Headers are tried before the body is parsed. Raises BodyError."""
+        keys = carried_keys(request.headers, request.query)
+        customer = await self._write_keys.resolve(keys) if keys else None
+        decoded = decoder.decode(request, EVENTS_MAX)
+        if decoded.cleaned:
+            metrics.counter("headrace_bodies_cleaned_total").inc()
+        if customer is None:
+            customer = await self._write_keys.resolve(decoded.write_keys)
+        if customer is None:
+            named = bool(keys or decoded.write_keys)
+            raise BodyError(
+                "unknown_write_key" if named else "missing_write_key",
+                "the write key is unknown or revoked" if named else "the request carries no write key",
+                status=401,
+            )
+        return decoded, customer
+
+    async def _normalise(
+        self, decoder: Decoder, request: Request, decoded: Decoded, customer: Customer, scope: Scope
+    ) -> tuple[list[Row], list[Rejection], list[RejectedEvent]]:
+        client = scope.get("client")
+        origin = Origin(
+            customer.customer_id,
+            customer.keep_address,
+            request.received_at_us,
+            decoder.name,
+            decoder.volatile_keys,
+            address=client[0] if client else "",
+            user_agent=request.headers.get("user-agent", ""),
+        )
+        rows: list[Row] = []
+        rejections: list[Rejection] = []
+        rejected: list[RejectedEvent] = []
+        to_row = self._normaliser.row
+        for index, event in enumerate(decoded.events):
+            if index % SLICE_EVENTS == SLICE_EVENTS - 1:
+                await asyncio.sleep(0)
+            try:
+                rows.append(to_row(event, origin))
+            except PoisonError as error:
+                rejections.append(Rejection(index, error.reason))
+                rejected.append(RejectedEvent(customer.customer_id, error.reason, error.message, _raw(event)))
+        return rows, rejections, rejected
+
+    async def _document(self, document: Document, request: Request) -> Answer:
+        """A settings document. It is needed to start and holds no secret: without the control database it is given
+        to whoever names a key."""
+        named = document.write_key(request)
+        keys = carried_keys(request.headers, request.query) if named is None else [named]
+        if not keys:
+            return refusal_answer(Refusal(401, "missing_write_key", "the request carries no write key"))
+        try:
+            if await self._write_keys.resolve(keys) is None:
+                return refusal_answer(Refusal(404, "unknown_write_key", "the write key is unknown or revoked"))
+        except RetryableError as error:
+            log.warning("settings_unchecked", error=error.message)
+        return document.answer(request, keys[0])
+
+    def _refuse(self, decoder: Decoder, request: Request, refusal: Refusal) -> Answer:
+        metrics.counter("headrace_requests_refused_total", refusal.reason).inc()
+        return decoder.failure(request, refusal)
+
+    async def _send(self, send: Send, answer: Answer, request_headers: Mapping[str, str]) -> None:
+        headers = [
+            (b"content-type", answer.content_type),
+            (b"content-length", b"%d" % len(answer.body)),
+            *answer.headers,
+            *cors.headers(request_headers),
+        ]
+        if self.stopping:
+            headers.append((b"connection", b"close"))
+        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+        await send({"type": "http.response.body", "body": answer.body})
+
+    def _observe(self, route: str, status: int, seconds: float) -> None:
+        observe = self._durations.get((route, status))
+        if observe is None:
+            child = metrics.histogram("http_server_request_duration_seconds", "ingest", route, str(status))
+            observe = self._durations[(route, status)] = child.observe
+        observe(seconds)
+
+    def _count_accepted(self, protocol: str, count: int) -> None:
+        increase = self._accepted.get(protocol)
+        if increase is None:
+            increase = self._accepted[protocol] = metrics.counter("headrace_events_accepted_total", protocol).inc
+        increase(count)
+
+
+def _count_dropped_value() -> None:
+    metrics.counter("headrace_event_values_dropped_total").inc()
+
+
+def _query(raw: bytes) -> dict[str, str]:
+    """The query's first value of each key."""
+    if not raw:
+        return {}
+    query: dict[str, str] = {}
+    for number, (key, value) in enumerate(parse_qsl(raw.decode("latin-1"), keep_blank_values=True)):
+        if number == QUERY_FIELDS_MAX:
+            break
+        query.setdefault(key, value)
+    return query
+
+
+def _raw(event: RawEvent | Unusable) -> bytes:
+    """The event as received, as far as it was parsed."""
+    return event.raw if isinstance(event, Unusable) else _ENCODE(event.raw)
+
+
+def _not_found(path: str) -> Answer:
+    return refusal_answer(Refusal(404, "unknown_path", f"{path[:200]} is not a path of this gateway"))

@@ -1,0 +1,71 @@
+"""Times as senders write them, as microseconds since the epoch, UTC; and the skew rule.
+
+Pure: `received_at_us` is given. A time without an offset is UTC.
+"""
+
+import math
+import re
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from headrace.errors import PoisonError
+from schemas.event import TIMESTAMP_US_MAX, TIMESTAMP_US_MIN
+
+SKEW_TOLERANCE_US: Final = 60_000_000
+"""Up to this difference between receipt and sending, the sender's clock is believed (it may be a late retry)."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_EXPANDED_YEAR = re.compile(r"[+-]\d{5,}|\d{5,}-")
+_MILLISECONDS_FROM = 1e11
+"""Numbers from here on are milliseconds (1973 in milliseconds, the year 5138 in seconds)."""
+
+
+def parse_us(value: Any) -> int:
+    """An ISO-8601 text, or a number of seconds or milliseconds, in microseconds.
+
+    Raises PoisonError: `timestamp_invalid`, or `timestamp_out_of_range` for what no calendar here can hold.
+    """
+    if isinstance(value, str):
+        try:
+            moment = datetime.fromisoformat(value)
+        except ValueError:
+            if _EXPANDED_YEAR.match(value):
+                raise out_of_range(value) from None
+            raise PoisonError("timestamp_invalid", f"timestamp {value[:40]!r} is not ISO-8601") from None
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=UTC)
+        elapsed = moment - _EPOCH
+        return (elapsed.days * 86_400 + elapsed.seconds) * 1_000_000 + elapsed.microseconds
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        if abs(value) > 1e15:
+            raise out_of_range(value)
+        return round(value * 1000) if abs(value) >= _MILLISECONDS_FROM else round(value * 1_000_000)
+    raise PoisonError("timestamp_invalid", f"timestamp {str(value)[:40]!r} is not a time")
+
+
+def parse_sent_us(value: Any) -> int | None:
+    """When the sender says it sent; None when it does not say or cannot know (no time, or an absurd one)."""
+    if value is None:
+        return None
+    try:
+        sent_us = parse_us(value)
+    except PoisonError:
+        return None
+    return sent_us if is_plausible(sent_us) else None
+
+
+def stored_us(timestamp_us: int, sent_us: int | None, received_us: int) -> int:
+    """The time that counts: the event's own, moved by the difference of the clocks if that is too great."""
+    if sent_us is None or abs(received_us - sent_us) <= SKEW_TOLERANCE_US:
+        return timestamp_us
+    return received_us - (sent_us - timestamp_us)
+
+
+def is_plausible(us: int) -> bool:
+    """Whether a time lies within what is stored: 2000 to 2100."""
+    return TIMESTAMP_US_MIN <= us < TIMESTAMP_US_MAX
+
+
+def out_of_range(value: Any) -> PoisonError:
+    """The refusal of a time before 2000 or after 2100."""
+    return PoisonError("timestamp_out_of_range", f"timestamp {str(value)[:40]} is not between 2000 and 2100")

@@ -1,0 +1,80 @@
+"""What real SDKs sent yields the canonical events that were recorded with it."""
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from producers.gateway.limits import InflightBytes, Reservation, inflate
+from producers.gateway.normalise import EventLimits, Normaliser, Origin, event_batch
+from producers.gateway.protocols import routes
+from producers.gateway.protocols.decoder import Decoded, Request
+from schemas.codec import decode_events, encode_events
+from tests.unit.sdk_requests import Recorded, microseconds, recorded
+
+LIMITS = EventLimits(event_bytes_max=262_144, properties_max=1000, depth_max=64)
+EVENT_REQUESTS = [item for item in recorded() if item.method != "OPTIONS"]
+NEXT_MINUTE_US = 61_000_000
+
+
+def decode(item: Recorded, shift_us: int = 0) -> tuple[Decoded, list[dict[str, Any]]]:
+    """The request as decoded, and its stored events after a trip through Avro; received `shift_us` later."""
+    found = routes().find(item.path)
+    assert found is not None and found[0].decoder is not None
+    decoder = found[0].decoder
+    received_us = item.received_at_us + shift_us
+    body = inflate(item.body, item.headers.get("content-encoding", ""), 10**7, Reservation(InflightBytes(10**8)))
+    request = Request(item.method, item.path, "http", item.query, item.headers, body, received_us)
+    decoded = decoder.decode(request, 1000)
+    origin = Origin(7, True, received_us, decoder.name, decoder.volatile_keys)
+    normaliser = Normaliser(LIMITS, lambda: pytest.fail("no value here is out of bounds"))
+    rows = [normaliser.row(event, origin) for event in decoded.events]
+    back = decode_events(encode_events(event_batch(rows)))
+    assert not back.poison
+    stored: list[dict[str, Any]] = back.events.to_pylist()
+    return decoded, stored
+
+
+@pytest.mark.parametrize("item", EVENT_REQUESTS, ids=str)
+def test_recorded_request_yields_its_events(item: Recorded) -> None:
+    decoded, stored = decode(item)
+    assert len(stored) == len(item.expect) > 0
+    for row, expect in zip(stored, item.expect, strict=True):
+        assert row["customer_id"] == 7
+        assert row["protocol"] == expect["protocol"]
+        assert row["message_id"] == expect["message_id"]
+        assert row["type"] == expect["type"]
+        assert row["name"] == (expect["event"] or "")
+        for column in ("user_id", "anonymous_id", "group_id", "previous_id"):
+            assert row[column] == expect[column], column
+        assert json.loads(row["properties"]) == expect["properties"]
+        assert json.loads(row["context"]) == expect["context"]
+        assert row["received_at_us"] == microseconds(expect["received_at"])
+        assert row["sent_at_us"] // 1000 == microseconds(expect["sent_at"]) // 1000
+        assert row["original_timestamp_us"] == microseconds(expect["timestamp"])
+        assert row["timestamp_us"] == microseconds(expect["timestamp"])
+    for key in decoded.write_keys:
+        assert key == item.expect[0]["write_key"]
+
+
+@pytest.mark.parametrize("item", EVENT_REQUESTS, ids=str)
+def test_clocks_that_differ_by_more_than_a_minute_move_the_event(item: Recorded) -> None:
+    _, stored = decode(item, NEXT_MINUTE_US)
+    for row, expect in zip(stored, item.expect, strict=True):
+        expected = microseconds(expect["corrected"]) + NEXT_MINUTE_US
+        assert abs(row["timestamp_us"] - expected) < 1000, "the recording rounds sentAt to milliseconds"
+        assert row["original_timestamp_us"] == microseconds(expect["timestamp"])
+
+
+def test_a_trailing_slash_never_matters() -> None:
+    item = next(item for item in EVENT_REQUESTS if item.path == "/v1/batch")
+    assert decode(replace(item, path="/v1/batch/"))[1] == decode(item)[1]
+
+
+def test_page_context_becomes_columns() -> None:
+    item = next(item for item in EVENT_REQUESTS if item.path == "/v1/i")
+    row = decode(item)[1][0]
+    assert (row["path"], row["utm_source"], row["utm_campaign"]) == ("/p", "conf", "spécial")
+    assert (row["browser"], row["os"], row["device"]) == ("Chromium", "Linux", "desktop")
+    assert row["library"] == "analytics.js/next-1.84.3"
