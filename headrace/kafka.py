@@ -132,7 +132,8 @@ def topic_id(settings: Settings, topic: str) -> str:
     Raises UnavailableError when Kafka does not answer, ConfigurationError when the topic does not exist.
     A broker that hands out no ids (all zero) gives the empty string.
     """
-    future = admin(settings).describe_topics(TopicCollection([topic]), request_timeout=ADMIN_TIMEOUT_S)[topic]
+    client = admin(settings)  # kept: a client that is collected takes its requests with it
+    future = client.describe_topics(TopicCollection([topic]), request_timeout=ADMIN_TIMEOUT_S)[topic]
     try:
         described = future.result(ADMIN_TIMEOUT_S + 1)
     except KafkaException as error:

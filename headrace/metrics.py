@@ -37,6 +37,10 @@ SERIES: Mapping[str, Series] = {
     # gateway
     "headrace_events_accepted_total": Series("counter", "events acknowledged by Kafka", ("protocol",)),
     "headrace_events_rejected_total": Series("counter", "events refused at the door", ("reason",)),
+    "headrace_event_values_dropped_total": Series("counter", "values outside their bound; the event itself was kept"),
+    "headrace_bodies_cleaned_total": Series(
+        "counter", "request bodies in which unpaired surrogates or U+0000 became U+FFFD"
+    ),
     "headrace_requests_refused_total": Series("counter", "requests refused whole", ("reason",)),
     "headrace_ingest_inflight_bytes": Series("gauge", "bytes of requests that wait for Kafka"),
     "headrace_publish_seconds": Series("histogram", "from hand-over to Kafka's acknowledgement", (), SECONDS),
