@@ -197,6 +197,7 @@ class ConsumerLoop:
         self._blocked_since = None
         self._committed = {}
         self._consumer.assign([TopicPartition(*place, offset) for place, offset in offsets.items()])
+        self._consumer.resume([TopicPartition(*place) for place in offsets])  # the pause outlives the assignment
         log.info("sink_assigned", group=self._subscription.group, partitions=list(partitions))
 
     def _close_reader(self, *, commit: bool) -> None:

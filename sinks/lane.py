@@ -1,28 +1,27 @@
-"""A lane: one shard's bounded queue of frames and the thread that brings them into its database.
+"""A lane: one store's bounded queue of frames and the thread that brings them in.
 
-Lanes share nothing, so a shard that is down, slow or full lags alone. A lane knows which record of each partition it
-wants next; records before that are passed over, so that readers may overlap. In an outage the batch at hand is tried
-again until it is in; the queue fills meanwhile and refuses more.
+A store is a Postgres shard, or ClickHouse's rollup rows. Lanes share nothing, so a shard that is down, slow or full
+lags alone. A lane knows which record of each partition it wants next; records before that are passed over, so that
+readers may overlap. In an outage the batch at hand is tried again until it is in; the queue fills meanwhile and
+refuses more.
 """
 
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, TypeAlias, TypeVar
-
-import psycopg
+from typing import Final, Protocol, TypeAlias, TypeVar
 
 from headrace import metrics
 from headrace.clock import Clock
-from headrace.errors import FatalError, HeadraceError, RetryableError
+from headrace.errors import RetryableError
 from headrace.log import get_logger
 from headrace.settings import Settings
 from schemas.accept import AcceptRule, Outcome
 from schemas.frame import Frame
 from sinks.backoff import Backoff
 from sinks.consumer import FrameRecord, ReopenError
-from sinks.shard_store import Applied, Cursor, ShardStore
+from sinks.cursors import Applied, Cursor
 
 IDLE_WAIT_S: Final = 0.2
 """Longest sleep before a lane looks whether it shall stop."""
@@ -35,20 +34,43 @@ OnApplied: TypeAlias = Callable[[Applied], None]
 log = get_logger(__name__)
 
 
+class FrameStore(Protocol):
+    """Where a lane writes. Blocking; used by the lane's thread alone.
+
+    `name` and `part` label its metrics and logs: ("postgres", "shard-1"), ("clickhouse", "rollups").
+    """
+
+    name: str
+    part: str
+
+    def cursors(self, partitions: Sequence[int], topic_id: str) -> list[Cursor]:
+        """How far each range of these partitions is. Raises RetryableError, IncarnationError."""
+
+    def apply(self, frames: Sequence[Frame], resume_at: Mapping[int, int]) -> Applied:
+        """Bring in accepted frames, in the order of their log, and move the cursors: durable on return.
+
+        `resume_at`: where in `aggregates` to read on from afterwards, by partition. May be repeated after any error.
+        Raises RetryableError for what may pass by itself; anything else ends the sink.
+        """
+
+    def close(self) -> None:
+        """Let go of connections; the next call makes new ones."""
+
+
 class Lane:
     """See the module. `take` and the properties may be called from any thread."""
 
     def __init__(
         self,
         settings: Settings,
-        shard_id: str,
-        store: ShardStore,
+        store: FrameStore,
         partitions: Sequence[int],
         topic_id: str,
         clock: Clock,
         on_applied: OnApplied,
     ) -> None:
-        self.shard_id = shard_id
+        self.name = store.part
+        self._labels = (store.name, store.part)
         self._settings = settings
         self._store = store
         self._partitions = list(partitions)
@@ -67,7 +89,7 @@ class Lane:
         self._durable: dict[int, int] = {}
         self._loaded = threading.Event()
         self._applied_at = 0.0
-        self._thread = threading.Thread(target=self._run, name=f"lane-{shard_id}", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"lane-{self.name}", daemon=True)
 
     def start(self) -> None:
         """Begin: read the cursors, then wait for frames."""
@@ -120,7 +142,7 @@ class Lane:
                 self._wanted[record.partition] = record.offset + 1
             self._queue.extend(new)
             self._queue_bytes += size
-            metrics.gauge("headrace_sink_queue_bytes", "postgres", self.shard_id).set(self._queue_bytes)
+            metrics.gauge("headrace_sink_queue_bytes", *self._labels).set(self._queue_bytes)
             self._changed.notify_all()
             return True
 
@@ -136,7 +158,7 @@ class Lane:
                         self._busy = False
         except Exception as error:  # the thread's edge: the loop that owns the lane raises it in its own
             if not self._closing:
-                log.error("lane_failed", shard=self.shard_id, error=str(error))
+                log.error("lane_failed", store=self.name, error=str(error))
                 self._failure = error
 
     def _load(self) -> None:
@@ -174,7 +196,7 @@ class Lane:
             if applied is None:
                 return
             if applied.behind:
-                raise ReopenError(f"ranges of shard {self.shard_id} changed")
+                raise ReopenError(f"ranges of {self.name} changed")
             touched = {frame.header.partition for frame in frames}
             with self._changed:
                 self._durable |= {partition: resume[partition] for partition in touched}
@@ -186,7 +208,7 @@ class Lane:
             rule.next_offset = record.offset + 1
             return ()
         outcome, frame = rule.feed(record.offset, record.chunk)
-        count_outcome(outcome, f"postgres-{self.shard_id}", record)
+        count_outcome(outcome, "-".join(self._labels), record)
         if frame is None:
             return ()
         rule.fold_version = frame.header.fold_version
@@ -195,12 +217,12 @@ class Lane:
     def _apply(self, frames: Sequence[Frame], resume: Mapping[int, int]) -> Applied:
         started = time.monotonic()
         applied = self._store.apply(frames, resume)
-        metrics.histogram("headrace_sink_seconds", "postgres").observe(time.monotonic() - started)
-        metrics.counter("headrace_sink_rows_total", "postgres", self.shard_id).inc(applied.rows)
-        metrics.counter("headrace_sink_transactions_total", "postgres", self.shard_id, "committed").inc()
+        metrics.histogram("headrace_sink_seconds", self._labels[0]).observe(time.monotonic() - started)
+        metrics.counter("headrace_sink_rows_total", *self._labels).inc(applied.rows)
+        metrics.counter("headrace_sink_transactions_total", *self._labels, "committed").inc()
         if applied.receive_us:
             age_s = (self._clock.now_us() - applied.receive_us) / 1e6
-            metrics.gauge("headrace_freshness_seconds", "postgres", self.shard_id).set(age_s)
+            metrics.gauge("headrace_freshness_seconds", *self._labels).set(age_s)
         return applied
 
     def _retry(self, work: Callable[[], Result]) -> Result | None:
@@ -208,14 +230,11 @@ class Lane:
         while not self._closing:
             try:
                 result = work()
-            except FatalError:
-                raise
-            except (psycopg.Error, RetryableError) as error:
+            except RetryableError as error:
                 self._store.close()
                 wait_s = self._backoff.next_s()
-                metrics.counter("headrace_sink_transactions_total", "postgres", self.shard_id, "failed").inc()
-                shown = error.message if isinstance(error, HeadraceError) else str(error).strip().split("\n")[0]
-                log.warning("shard_retry", shard=self.shard_id, wait_s=round(wait_s, 2), error=shown)
+                metrics.counter("headrace_sink_transactions_total", *self._labels, "failed").inc()
+                log.warning("store_retry", store=self.name, wait_s=round(wait_s, 2), error=error.message)
                 with self._changed:
                     self._changed.wait_for(lambda: self._closing, wait_s)
             else:

@@ -31,9 +31,10 @@ from sinks.consumer import (
     Subscription,
     judge,
 )
+from sinks.cursors import Applied
 from sinks.lane import Lane
 from sinks.live import LiveNotices
-from sinks.shard_store import Applied, ShardStore
+from sinks.shard_store import ShardStore
 
 GROUP: Final = "sink-postgres"
 CATCH_UP_GROUP: Final = "sink-postgres-catch-up"
@@ -73,7 +74,6 @@ class ShardReader:
         self.lanes = {
             shard_id: Lane(
                 settings,
-                shard_id,
                 ShardStore(settings, shard_id, address, clock),
                 partitions,
                 topic_id,
@@ -148,7 +148,7 @@ class ShardReader:
             catch_up.stopping.set()
         for catch_up in catch_ups:
             catch_up.join()
-        closers = [threading.Thread(target=lane.close, name=f"close-{lane.shard_id}") for lane in self.lanes.values()]
+        closers = [threading.Thread(target=lane.close, name=f"close-{lane.name}") for lane in self.lanes.values()]
         for closer in closers:
             closer.start()
         for closer in closers:
@@ -227,7 +227,7 @@ class CatchUp(threading.Thread):
     """A reader for one detached lane; ends when the lane is attached again."""
 
     def __init__(self, settings: Settings, reader: ShardReader, lane: Lane) -> None:
-        super().__init__(name=f"catch-up-{lane.shard_id}", daemon=True)
+        super().__init__(name=f"catch-up-{lane.name}", daemon=True)
         self._settings = settings
         self._reader = reader
         self._lane = lane
@@ -242,7 +242,7 @@ class CatchUp(threading.Thread):
                     return
             self._read()
         except Exception as error:  # the thread's edge: the shared reader raises it in its own
-            log.error("catch_up_failed", shard=self._lane.shard_id, error=str(error))
+            log.error("catch_up_failed", shard=self._lane.name, error=str(error))
             self.failure = error
 
     def _read(self) -> None:
@@ -252,7 +252,7 @@ class CatchUp(threading.Thread):
         try:
             wanted = self._lane.wanted()
             consumer.assign([TopicPartition(topic, partition, offset) for partition, offset in wanted.items()])
-            while not self.stopping.is_set() and not self._reader.attach(self._lane.shard_id):
+            while not self.stopping.is_set() and not self._reader.attach(self._lane.name):
                 first = consumer.poll(POLL_S)
                 if first is None:
                     continue

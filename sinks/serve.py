@@ -58,9 +58,9 @@ def _open_loops(
             "clickhouse is not set", remedy="set HEADRACE_CLICKHOUSE or run the other sinks alone"
         )
     if which in ("clickhouse", "all") and settings.clickhouse:
-        from sinks import clickhouse
+        from sinks.clickhouse import consumer_loop
 
-        loops["clickhouse"] = clickhouse.consumer_loop(settings, notices, stopping)
+        loops["clickhouse"] = consumer_loop(settings, notices, stopping)
     return loops
 
 

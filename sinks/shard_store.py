@@ -8,7 +8,8 @@ Refuses cursors of another topic id. Blocking; one thread at a time.
 
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -19,12 +20,13 @@ import psycopg
 import pyarrow as pa
 
 from headrace.clock import Clock
-from headrace.errors import IncarnationError
+from headrace.errors import IncarnationError, UnavailableError
 from headrace.settings import Settings
 from headrace.shards.address import ShardAddress, connect
 from headrace.shards.map import key_bounds
 from schemas.frame import ROWS_ARROW, Frame
 from sinks.copy_binary import copy_rows
+from sinks.cursors import Applied, Cursor
 from sinks.leaf_partitions import Leaf, create_leaves, existing_leaves, leaves_ahead, leaves_of
 
 KEY: Final = ("customer_id", "rollup", "grain", "window_start", "dims", "generation", "part")
@@ -66,32 +68,6 @@ _ADVANCE = """
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Cursor:
-    """How far one range's rows go in one partition. `start`, `end`: its customer ids, half-open."""
-
-    partition: int
-    range_id: int
-    start: int
-    end: int
-    topic_id: str
-    applied_to: int
-    resume_at: int
-    fold_version: str
-    hold: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Applied:
-    """What one transaction did. `behind`: a range needs frames that were read before it could take them."""
-
-    rows: int
-    frames_skipped: int
-    changed: Mapping[int, int]
-    receive_us: int
-    behind: bool
-
-
 class _MissingLeavesError(Exception):
     def __init__(self, leaves: set[Leaf]) -> None:
         super().__init__(sorted(leaves))
@@ -109,11 +85,13 @@ class _Plan:
 
 
 class ShardStore:
-    """A connection to one shard, made when needed and again after any failure."""
+    """A connection to one shard, made when needed and again after any failure. A `lane.FrameStore`."""
+
+    name = "postgres"
 
     def __init__(self, settings: Settings, shard_id: str, address: ShardAddress, clock: Clock) -> None:
         self._settings = settings
-        self._shard_id = shard_id
+        self.part = shard_id
         self._address = address
         self._clock = clock
         self._connection: psycopg.Connection[Any] | None = None
@@ -129,9 +107,42 @@ class ShardStore:
     def cursors(self, partitions: Sequence[int], topic_id: str) -> list[Cursor]:
         """The cursors of these partitions, new ones at zero for every range that this shard owns.
 
-        Raises IncarnationError when a cursor speaks of another topic, UnavailableError, psycopg.Error.
+        Raises IncarnationError when a cursor speaks of another topic, UnavailableError.
         """
-        connection = self._connected()
+        with self._failing():
+            found = self._cursors(self._connected(), partitions, topic_id)
+        for cursor in found:
+            self._check_incarnation(cursor, topic_id)
+        return found
+
+    def apply(self, frames: Sequence[Frame], resume_at: Mapping[int, int]) -> Applied:
+        """Write what these accepted frames, in the order of their log, bring this shard's ranges.
+
+        `resume_at`: for each partition, where in `aggregates` to read on from once they are applied. On any error
+        nothing is changed, or all of it is and a repetition changes nothing. Raises UnavailableError.
+        """
+        with self._failing():
+            connection = self._connected()
+            if time.monotonic() - self._ahead_at > AHEAD_EVERY_S:
+                self._create(leaves_ahead(self._clock.now_us() // 1_000_000))
+                self._ahead_at = time.monotonic()
+            try:
+                return self._transaction(connection, frames, resume_at)
+            except _MissingLeavesError as missing:
+                self._create(missing.leaves)
+                return self._transaction(connection, frames, resume_at)
+
+    @contextmanager
+    def _failing(self) -> Iterator[None]:
+        """Every error of Postgres may pass by itself, or by its operator's hand: a full disk, a lock, a restart, a
+        missing table. The shard lags meanwhile, alone, and says why."""
+        try:
+            yield
+        except psycopg.Error as error:
+            reason = str(error).strip().split("\n")[0]
+            raise UnavailableError(f"shard {self.part} failed ({type(error).__name__}): {reason}") from error
+
+    def _cursors(self, connection: psycopg.Connection[Any], partitions: Sequence[int], topic_id: str) -> list[Cursor]:
         with connection.transaction():
             connection.execute(
                 """
@@ -145,27 +156,7 @@ class ShardStore:
                 f"SELECT {_CURSOR_COLUMNS} FROM range_cursor WHERE partition = ANY(%s) ORDER BY partition, range_id",
                 (list(partitions),),
             ).fetchall()
-        found = [_cursor(row) for row in rows]
-        for cursor in found:
-            self._check_incarnation(cursor, topic_id)
-        return found
-
-    def apply(self, frames: Sequence[Frame], resume_at: Mapping[int, int]) -> Applied:
-        """Write what these accepted frames, in the order of their log, bring this shard's ranges.
-
-        `resume_at`: for each partition, where in `aggregates` to read on from once they are applied. On any error
-        nothing is changed, or all of it is and a repetition changes nothing. Raises psycopg.Error,
-        UnavailableError, IncarnationError.
-        """
-        connection = self._connected()
-        if time.monotonic() - self._ahead_at > AHEAD_EVERY_S:
-            self._create(leaves_ahead(self._clock.now_us() // 1_000_000))
-            self._ahead_at = time.monotonic()
-        try:
-            return self._transaction(connection, frames, resume_at)
-        except _MissingLeavesError as missing:
-            self._create(missing.leaves)
-            return self._transaction(connection, frames, resume_at)
+        return [_cursor(row) for row in rows]
 
     def _transaction(
         self, connection: psycopg.Connection[Any], frames: Sequence[Frame], resume_at: Mapping[int, int]
@@ -202,7 +193,7 @@ class ShardStore:
         if self._connection is not None and (self._connection.closed or self._connection.broken):
             self.close()
         if self._connection is None:
-            what = f"shard {self._shard_id} at {self._address}"
+            what = f"shard {self.part} at {self._address}"
             connection: psycopg.Connection[Any] = connect(self._address.writer_dsn(self._settings), what)
             connection.execute(f"SET lock_timeout = {LOCK_TIMEOUT_MS}")
             connection.execute(_STAGE)
@@ -213,7 +204,7 @@ class ShardStore:
     def _check_incarnation(self, cursor: Cursor, topic_id: str) -> None:
         if cursor.topic_id != topic_id:
             raise IncarnationError(
-                f"shard {self._shard_id} holds rows of the events topic {cursor.topic_id or '(no id)'}, "
+                f"shard {self.part} holds rows of the events topic {cursor.topic_id or '(no id)'}, "
                 f"but the broker's has the id {topic_id or '(no id)'}",
                 remedy="point the sink at the broker that the shard was filled from, or rebuild the shard by replay",
             )

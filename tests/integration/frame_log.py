@@ -56,7 +56,10 @@ class PartitionLog:
         )
         sums: dict[tuple[int, int], list[int]] = {}
         for customer, row, value in zip(
-            self._customer[:position].tolist(), self._row[:position].tolist(), self._value[:position].tolist(), strict=True
+            self._customer[:position].tolist(),
+            self._row[:position].tolist(),
+            self._value[:position].tolist(),
+            strict=True,
         ):
             if (customer, row) in touched:
                 entry = sums.setdefault((customer, row), [0, 0])
@@ -129,7 +132,9 @@ class FrameTopic:
 def write_in_frames(topic: FrameTopic, log: PartitionLog, step: int, *, begin: int = 0, writer: str = "") -> None:
     """The whole log from `begin` on, in frames of `step` events."""
     for seq, start in enumerate(range(begin, log.size, step), 1):
-        topic.write(log.partition, log.frame(start, min(start + step, log.size), writer or f"{log.partition:032x}", seq))
+        topic.write(
+            log.partition, log.frame(start, min(start + step, log.size), writer or f"{log.partition:032x}", seq)
+        )
 
 
 def stored_rows(dsn: str) -> list[Row]:
@@ -138,8 +143,8 @@ def stored_rows(dsn: str) -> list[Row]:
         return sorted(
             connection.execute(
                 """
-                SELECT customer_id, rollup, grain, window_start, dims, generation, part, events, value_e6, value_count,
-                    users, value_hist, open FROM rollup_rows
+                SELECT customer_id, rollup, grain, window_start, dims, generation, part, events, value_e6,
+                    value_count, users, value_hist, open FROM rollup_rows
                 """
             ).fetchall()
         )

@@ -141,7 +141,8 @@ def test_repeated_half_and_stale_frames_of_several_writers_change_nothing(
     run_sink(settings)
     several_chunks = 0
     for log in logs:
-        position, written = 0, []
+        position = 0
+        written: list[list[bytes]] = []
         while position < log.size:
             writer = f"{rng.getrandbits(128):032x}"
             start = rng.randint(0, position) if rng.random() < 0.3 else position  # a zombie starts further back
@@ -275,9 +276,7 @@ def test_kill_9_in_the_middle_loses_and_doubles_nothing(
     child = start_sink(settings, log_file)
     try:
         wait_until(lambda: applied_to(postgres.shard_dsn(0)) != {})
-        writers = [
-            threading.Thread(target=write_slowly, args=(topic, log, rng.randint(8, 20), 0.01)) for log in logs
-        ]
+        writers = [threading.Thread(target=write_slowly, args=(topic, log, rng.randint(8, 20), 0.01)) for log in logs]
         for writer in writers:
             writer.start()
         for _ in range(3):

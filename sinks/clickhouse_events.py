@@ -1,0 +1,263 @@
+"""Raw events in ClickHouse: each event that the fold counted, once, keyed by its position in the log.
+
+The fold decides what a second arrival is; frames carry those offsets. So events are inserted up to the position that
+accepted frames cover, without the offsets they name, and raw rows and rollups agree to the unit. A batch that is
+inserted twice collapses. Passed over, as by the fold: records that are no event, and records in the wrong partition
+for their key (the worker puts both into `events.dead`).
+"""
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from headrace import metrics
+from headrace.kafka import TIMESTAMP_LOG_APPEND_TIME, partition_for
+from schemas.accept import AcceptRule
+from schemas.codec import decode_events
+from schemas.event import record_key
+from schemas.frame import Frame, FrameHeader
+from sinks.clickhouse_store import InsertCursor, moved
+from sinks.consumer import FrameRecord
+from sinks.lane import count_outcome
+
+TABLE: Final = "events"
+SINK: Final = "events"
+SECOND_US: Final = 1_000_000
+READER: Final = "clickhouse-events"
+
+Integers = npt.NDArray[np.int64]
+
+_TEXTS: Final = (
+    "message_id",
+    "type",
+    "name",
+    "user_id",
+    "anonymous_id",
+    "group_id",
+    "previous_id",
+    "session_id",
+    "path",
+    "referrer_domain",
+    "utm_source",
+    "utm_medium",
+    "utm_campaign",
+    "country",
+    "browser",
+    "os",
+    "device",
+    "currency",
+    "properties",
+    "context",
+    "protocol",
+    "library",
+)
+_TIME: Final = pa.timestamp("us", "UTC")
+
+
+@dataclass(frozen=True, slots=True)
+class EventRecord:
+    """A record of `events`, undecoded. `stamp_us` is the broker's time, or None where it does not stamp."""
+
+    offset: int
+    value: bytes | None
+    stamp_us: int | None
+
+    @classmethod
+    def of(cls, message: Any) -> "EventRecord":
+        """From a Kafka message."""
+        kind, stamp_ms = message.timestamp()
+        stamp_us = stamp_ms * 1000 if kind == TIMESTAMP_LOG_APPEND_TIME else None
+        return cls(message.offset(), message.value(), stamp_us)
+
+
+@dataclass(frozen=True, slots=True)
+class EventSlice:
+    """Records of one partition that are covered by frames: all there are in [start, cursor.next_offset)."""
+
+    partition: int
+    records: Sequence[EventRecord]
+    duplicates: Integers
+    cursor: InsertCursor
+
+
+@dataclass(frozen=True, slots=True)
+class _Span:
+    """What an accepted frame says: all below `header.to_offset` is decided, these offsets are second arrivals."""
+
+    header: FrameHeader
+    duplicates: Integers
+    resume_at: int
+
+
+@dataclass(slots=True)
+class EventsPartition:
+    """What is known of one partition and not yet inserted. Pure; the owner locks."""
+
+    cursor: InsertCursor
+    rule: AcceptRule
+    seen_to: int = field(init=False)
+    buffered_bytes: int = field(default=0, init=False)
+    _records: deque[EventRecord] = field(default_factory=deque, init=False)
+    _spans: deque[_Span] = field(default_factory=deque, init=False)
+
+    def __post_init__(self) -> None:
+        self.seen_to = self.cursor.next_offset
+
+    @property
+    def spans(self) -> int:
+        """Accepted frames whose events are not all inserted."""
+        return len(self._spans)
+
+    @property
+    def covered_to(self) -> int:
+        """All records below it are here (or inserted) and decided."""
+        return min(self.seen_to, self._spans[-1].header.to_offset) if self._spans else self.cursor.next_offset
+
+    def add_record(self, record: EventRecord) -> None:
+        """The next record of `events`; one that we have had is passed over."""
+        if record.offset >= self.seen_to:
+            self._records.append(record)
+            self.buffered_bytes += len(record.value or b"")
+            self.seen_to = record.offset + 1
+
+    def add_frame_record(self, record: FrameRecord) -> None:
+        """The next record of `aggregates`."""
+        if record.offset < self.rule.next_offset:
+            return  # had it
+        if record.chunk is None:
+            self.rule.next_offset = record.offset + 1
+            return
+        resume_at = self.rule.resume_offset
+        outcome, frame = self.rule.feed(record.offset, record.chunk)
+        count_outcome(outcome, READER, record)
+        if frame is not None:
+            self.rule.fold_version = frame.header.fold_version
+            self._spans.append(_span(frame, resume_at))
+
+    def take(self, records_max: int) -> EventSlice | None:
+        """The next covered records, at most `records_max`; moves our place behind them. None: nothing is covered."""
+        start, end = self.cursor.next_offset, self.covered_to
+        if end <= start:
+            return None
+        records: list[EventRecord] = []
+        while self._records and self._records[0].offset < end and len(records) < records_max:
+            records.append(self._records.popleft())
+            self.buffered_bytes -= len(records[-1].value or b"")
+        if self._records and self._records[0].offset < end:
+            end = records[-1].offset + 1
+        named = [span.duplicates for span in self._spans if span.header.from_offset < end]
+        duplicates = np.concatenate(named) if named else np.empty(0, dtype=np.int64)
+        self.cursor = moved(self.cursor, {"next_offset": end, **self._passed(end)})
+        return EventSlice(self.cursor.partition, records, duplicates, self.cursor)
+
+    def _passed(self, end: int) -> Mapping[str, Any]:
+        """Forget the frames that end at or before `end`; what the cursor says of the last of them."""
+        changes: dict[str, Any] = {}
+        while self._spans and self._spans[0].header.to_offset <= end:
+            header = self._spans.popleft().header
+            changes = {
+                "fold_version": header.fold_version,
+                "watermark_us": header.watermark_us,
+                "receive_us": header.receive_us,
+            }
+        changes["resume_at"] = self._spans[0].resume_at if self._spans else self.rule.resume_offset
+        return changes
+
+
+class EventTable:
+    """Builds the table's columns from records. `partitions`: of `events`; `skew_s`: the fold's clamp."""
+
+    def __init__(self, partitions: int, skew_s: int) -> None:
+        self._partitions = partitions
+        self._skew_us = skew_s * SECOND_US
+        self._homes: dict[int, int] = {}
+
+    def rows(self, part: EventSlice) -> pa.Table:
+        """One row for each event of the slice that counts, in order."""
+        decoded = decode_events([record.value for record in part.records])
+        for _, reason in decoded.poison:
+            _skipped(reason, 1)
+        offsets = np.fromiter((record.offset for record in part.records), np.int64, len(part.records))[decoded.index]
+        events = decoded.events
+        stamped = [part.records[index].stamp_us for index in decoded.index.tolist()]
+        received = events.column("received_at_us").to_numpy()
+        stored = np.fromiter(
+            (own if stamp is None else stamp for stamp, own in zip(stamped, received.tolist(), strict=True)),
+            np.int64,
+            len(stamped),
+        )
+        ours = self._at_home(events.column("customer_id").to_numpy(), part.partition)
+        new = ~np.isin(offsets, part.duplicates)
+        _skipped("wrong_partition", int(np.count_nonzero(~ours)))
+        _skipped("duplicate", int(np.count_nonzero(ours & ~new)))
+        keep = ours & new
+        table = self._columns(events, stored)
+        table = table.append_column("log_partition", pa.array(np.full(len(offsets), part.partition), pa.uint16()))
+        table = table.append_column("log_offset", pa.array(offsets, pa.uint64()))
+        return table if keep.all() else table.filter(pa.array(keep))
+
+    def _columns(self, events: pa.RecordBatch, stored: Integers) -> pa.Table:
+        timestamps = np.minimum(events.column("timestamp_us").to_numpy(), stored + self._skew_us)
+        columns: dict[str, pa.Array] = {
+            "customer_id": events.column("customer_id"),
+            "timestamp": pa.array(timestamps).cast(_TIME),
+            "value_e6": events.column("value_e6"),
+            "attempt": events.column("attempt"),
+            "received_at": events.column("received_at_us").cast(_TIME),
+            "original_timestamp": events.column("original_timestamp_us").cast(_TIME),
+            "sent_at": events.column("sent_at_us").cast(_TIME),
+            "stored_at": pa.array(stored).cast(_TIME),
+        }
+        columns |= {name: pc.fill_null(events.column(name), "") for name in _TEXTS}
+        return pa.table(columns)
+
+    def _at_home(self, customers: Integers, partition: int) -> npt.NDArray[np.bool_]:
+        """For each row, whether its customer's events go to `partition`."""
+        distinct, inverse = np.unique(customers, return_inverse=True)
+        homes = np.fromiter((self._home(customer) for customer in distinct.tolist()), np.int64, len(distinct))
+        return np.asarray(homes[inverse] == partition, dtype=np.bool_)
+
+    def _home(self, customer_id: int) -> int:
+        home = self._homes.get(customer_id)
+        if home is None:
+            if len(self._homes) >= HOMES_MAX:
+                self._homes.clear()
+            home = self._homes[customer_id] = partition_for(record_key(customer_id), self._partitions)
+        return home
+
+
+HOMES_MAX: Final = 100_000
+"""Customers whose partition is remembered; past it the memory starts afresh."""
+
+
+def sample(rows: pa.Table, per_customer: int) -> dict[int, list[dict[str, Any]]]:
+    """The newest events of each customer as live streams show them, oldest first."""
+    customers = rows.column("customer_id").to_numpy()
+    out: dict[int, list[dict[str, Any]]] = {}
+    for customer in np.unique(customers).tolist():
+        newest = np.flatnonzero(customers == customer)[-per_customer:]
+        out[customer] = [_shown(row) for row in rows.take(pa.array(newest)).to_pylist()]
+    return out
+
+
+def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
+    names = ("message_id", "type", "user_id", "anonymous_id", "path", "referrer_domain", "utm_source", "country")
+    shown = {name: row[name] for name in (*names, "device", "browser", "os")}
+    value = row["value_e6"]
+    stamp = row["timestamp"].isoformat(timespec="microseconds").replace("+00:00", "Z")
+    return {**shown, "event": row["name"], "timestamp": stamp, "value": None if value is None else value / 1e6}
+
+
+def _span(frame: Frame, resume_at: int) -> _Span:
+    return _Span(frame.header, frame.duplicates, resume_at)
+
+
+def _skipped(reason: str, count: int) -> None:
+    if count:
+        metrics.counter("headrace_raw_events_skipped_total", reason).inc(count)

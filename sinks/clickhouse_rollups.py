@@ -1,0 +1,94 @@
+"""Rollup rows in ClickHouse: the same rows as in the Postgres shards. A `lane.FrameStore`.
+
+A row replaces those of its key with a smaller `ver`, so a frame that is inserted again changes nothing.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import polars as pl
+import pyarrow as pa
+
+from headrace.settings import Settings
+from headrace.shards.map import INT8_END, INT8_MIN
+from schemas.frame import Frame
+from sinks.clickhouse_store import ClickHouseStore, InsertCursor, moved
+from sinks.cursors import Applied, Cursor
+
+TABLE: Final = "rollup_rows"
+SINK: Final = "rollups"
+_KEY: Final = ("customer_id", "rollup", "grain", "window_start", "dims", "generation", "part")
+
+
+class RollupStore:
+    """Inserts frames' rows, and then the cursors of their partitions."""
+
+    name = "clickhouse"
+    part = SINK
+
+    def __init__(self, settings: Settings) -> None:
+        self._store = ClickHouseStore(settings, SINK)
+        self._cursors: dict[int, InsertCursor] = {}
+        self._topic_id = ""
+
+    def close(self) -> None:
+        """Let go of the client; the next call makes a new one."""
+        self._store.close()
+
+    def cursors(self, partitions: Sequence[int], topic_id: str) -> list[Cursor]:
+        """One range for each partition, which covers all customers. Raises as ClickHouseStore.cursors."""
+        self._topic_id = topic_id
+        self._cursors = self._store.cursors(partitions, topic_id)
+        return [
+            Cursor(
+                partition,
+                0,
+                INT8_MIN,
+                INT8_END,
+                topic_id,
+                cursor.next_offset,
+                cursor.resume_at,
+                cursor.fold_version,
+                False,
+            )
+            for partition, cursor in self._cursors.items()
+        ]
+
+    def apply(self, frames: Sequence[Frame], resume_at: Mapping[int, int]) -> Applied:
+        """Insert the rows of accepted frames. Raises UnavailableError; may be repeated."""
+        rows = frame_rows(frames)
+        self._store.insert(TABLE, rows)
+        cursors = dict(self._cursors)
+        for frame in frames:
+            header = frame.header
+            cursors[header.partition] = moved(
+                cursors[header.partition],
+                {
+                    "next_offset": header.to_offset,
+                    "resume_at": resume_at[header.partition],
+                    "fold_version": header.fold_version,
+                    "watermark_us": header.watermark_us,
+                    "receive_us": header.receive_us,
+                },
+            )
+        touched = {frame.header.partition for frame in frames}
+        self._store.advance([cursors[partition] for partition in sorted(touched)], self._topic_id)
+        self._cursors = cursors
+        receive_us = max((frame.header.receive_us for frame in frames), default=0)
+        return Applied(rows.num_rows, 0, {}, receive_us, behind=False)
+
+
+def frame_rows(frames: Sequence[Frame]) -> pa.Table:
+    """The newest row of each key in `frames`, in the columns of the table."""
+    tables = []
+    for frame in frames:
+        rows = pl.from_arrow(frame.rows())
+        assert isinstance(rows, pl.DataFrame)
+        tables.append(
+            rows.with_columns(
+                pl.lit(frame.header.to_offset, dtype=pl.UInt64).alias("ver"),
+                pl.lit(frame.header.partition, dtype=pl.UInt16).alias("part"),
+            )
+        )
+    newest = pl.concat(tables).unique(_KEY, keep="last", maintain_order=True)
+    return newest.rename({"values": "value_count"}).to_arrow()
