@@ -29,6 +29,8 @@ COMMIT_INTERVAL_S: Final = 1.0
 class StreamsApp(faust.App):  # type: ignore[misc]  # faust is untyped where mypy looks
     """Faust's app without the folders that its tables would want: our state is rebuilt from the log."""
 
+    logger = faust.App.logger
+
     def _create_directories(self) -> None:
         """Make none."""
 

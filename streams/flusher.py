@@ -23,6 +23,8 @@ from streams.watchdog import Watchdog
 
 TICK_S: Final = 0.05
 MEASURE_INTERVAL_S: Final = 1.0
+FRAME_EVENTS_MAX: Final = 500_000
+"""Events that force a frame before its time: it bounds what a frame holds and what its loss would cost."""
 IDLE_LIMIT_S: Final = 120.0
 """Records wait in the log, yet none is folded: the fetching side hangs."""
 
@@ -77,7 +79,7 @@ class Flusher:
             interval_s=self._settings.frame_interval_s,
             interval_max_s=self._settings.frame_interval_max_s,
         )
-        if now_s - writer.last_cut_s >= interval_s or held.fold.stats.changed_rows >= self._settings.frame_rows_max:
+        if now_s - writer.last_cut_s >= interval_s or held.events_unframed >= FRAME_EVENTS_MAX:
             self._start(self._flush(held))
 
     async def settle(self) -> None:

@@ -137,8 +137,7 @@ class Folder:
     def _find_record(self, source: SourceLog, start: int, end: int) -> int | None:
         """The first offset in [start, end) that the log holds. Raises GapError when `start` was deleted."""
         self._check_bounds(source, start)
-        with LogReader(self._settings) as reader:
-            record = reader.first_from(source.topic, source.partition, start, end)
+        record = LogReader(self._settings).first_from(source.topic, source.partition, start, end)
         return record.offset if record is not None else None
 
     def _check_bounds(self, source: SourceLog, next_offset: int) -> None:

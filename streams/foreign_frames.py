@@ -16,10 +16,9 @@ def settled_offset(
     UnavailableError.
     """
     rule = AcceptRule(position=position, next_offset=start_offset)
-    with LogReader(settings) as reader:
-        for record in reader.read(topic, partition, start_offset, end_offset):
-            before = rule.resume_offset
-            outcome, _ = rule.feed(record.offset, decode_chunk(record.value))
-            if outcome in (Outcome.ACCEPTED, Outcome.GAP):
-                return before
+    for record in LogReader(settings).read(topic, partition, start_offset, end_offset):
+        before = rule.resume_offset
+        outcome, _ = rule.feed(record.offset, decode_chunk(record.value))
+        if outcome in (Outcome.ACCEPTED, Outcome.GAP):
+            return before
     return rule.resume_offset

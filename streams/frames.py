@@ -78,7 +78,8 @@ class FrameWriter:
     @property
     def pending(self) -> bool:
         """Something is folded or set aside that no frame holds yet."""
-        return self.fold.position > self.durable_offset
+        pending: bool = self.fold.position > self.durable_offset
+        return pending
 
     @property
     def log_end_offset(self) -> int:

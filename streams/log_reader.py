@@ -6,7 +6,7 @@ Blocking; used from threads. It refuses to jump: an offset outside the log raise
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final, Self
+from typing import Any, Final
 
 from headrace import kafka
 from headrace.errors import GapError, UnavailableError
@@ -16,7 +16,6 @@ GROUP: Final = "reader"
 """librdkafka wants a group name; nothing is ever committed under it."""
 STALL_S: Final = 60.0
 """Longest wait without a record before a read counts as failed."""
-BATCH_RECORDS: Final = 500
 POLL_S: Final = 0.5
 
 
@@ -29,51 +28,49 @@ class LogRecord:
     value: bytes | None
 
 
+@dataclass(frozen=True, slots=True)
 class LogReader:
-    """A consumer that reads one span after another. Not for several threads at a time."""
+    """Reads spans. Each read has a consumer of its own: one that is assigned anew sits still for a second."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._consumer = kafka.consumer(settings, GROUP, enable_partition_eof=True)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._consumer.close()
+    settings: Settings
 
     def read(self, topic: str, partition: int, start: int, end: int) -> Iterator[LogRecord]:
-        """Records with offsets in [start, end), in order. Offsets may be missing (compaction).
+        """Records with offsets in [start, end), in order. Offsets may be missing (compaction, holes).
 
         Raises GapError when `start` is not in the log, UnavailableError when no record comes for STALL_S.
         """
         if start >= end:
             return
-        where = f"{topic} partition {partition}"
-        self._consumer.assign([kafka.TopicPartition(topic, partition, start)])
-        last_seen = time.monotonic()
-        while True:
-            for message in self._consumer.consume(BATCH_RECORDS, POLL_S):
-                error = message.error()
-                if error is None:
-                    last_seen = time.monotonic()
-                    if message.offset() >= end:
-                        return
-                    yield LogRecord(message.offset(), message.key(), message.value())
-                    if message.offset() == end - 1:
-                        return
-                elif error.code() == kafka.KafkaError._PARTITION_EOF:
-                    return
-                elif error.code() in (
-                    kafka.KafkaError._AUTO_OFFSET_RESET,
-                    kafka.KafkaError.OFFSET_OUT_OF_RANGE,
-                ):
-                    raise GapError(f"{where} does not hold offset {start}", remedy="see `headrace doctor`")
-            if time.monotonic() - last_seen > STALL_S:
-                raise UnavailableError(
-                    f"{where} at {self._settings.kafka} gave nothing for {STALL_S:.0f} s below offset {end}"
-                )
+        consumer = kafka.consumer(self.settings, GROUP, enable_partition_eof=True)
+        try:
+            consumer.assign([kafka.TopicPartition(topic, partition, start)])
+            yield from self._records(consumer, f"{topic} partition {partition}", start, end)
+        finally:
+            consumer.close()
 
     def first_from(self, topic: str, partition: int, start: int, end: int) -> LogRecord | None:
         """The first record at or after `start`, if there is one below `end`."""
         return next(self.read(topic, partition, start, end), None)
+
+    def _records(self, consumer: Any, where: str, start: int, end: int) -> Iterator[LogRecord]:
+        last_seen = time.monotonic()
+        while True:
+            message = consumer.poll(POLL_S)
+            error = message.error() if message is not None else None
+            if message is not None and error is None:
+                last_seen = time.monotonic()
+                if message.offset() < end:
+                    yield LogRecord(message.offset(), message.key(), message.value())
+                if message.offset() >= end - 1:
+                    return
+            elif error is not None and error.code() == kafka.KafkaError._PARTITION_EOF:
+                return
+            elif error is not None and error.code() in _OUTSIDE:
+                raise GapError(f"{where} does not hold offset {start}", remedy="see `headrace doctor`")
+            elif time.monotonic() - last_seen > STALL_S:
+                raise UnavailableError(
+                    f"{where} at {self.settings.kafka} gave nothing for {STALL_S:.0f} s below offset {end}"
+                )
+
+
+_OUTSIDE: Final = (kafka.KafkaError._AUTO_OFFSET_RESET, kafka.KafkaError.OFFSET_OUT_OF_RANGE)

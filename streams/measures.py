@@ -4,25 +4,23 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Final, Literal
 
 from headrace import metrics
 from streams.dead import DeadLetter
 from streams.frames import SentFrame
 
 Stage = Literal["wait", "decode", "fold", "frame"]
+STAGES: Final[tuple[Stage, ...]] = ("wait", "decode", "fold", "frame")
 
 
 class Measures:
     """What a worker counts. Sums by stage also serve its log lines."""
 
     def __init__(self) -> None:
-        self.stage_seconds: Counter[str] = Counter()
+        self.stage_seconds: dict[Stage, float] = dict.fromkeys(STAGES, 0.0)
         self.events = 0
-        self._stages: dict[str, Any] = {
-            name: metrics.counter("headrace_stage_seconds_total", name)
-            for name in ("wait", "decode", "fold", "frame")
-        }
+        self._stages = {name: metrics.counter("headrace_stage_seconds_total", name) for name in STAGES}
         self._folded = metrics.counter("headrace_events_folded_total")
         self._deduplicated = metrics.counter("headrace_events_deduplicated_total")
         self._late = metrics.counter("headrace_events_late_total")

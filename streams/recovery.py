@@ -89,17 +89,17 @@ class Recovery:
         Raises FatalError when the logs and the state do not belong together, UnavailableError when Kafka is away.
         """
         started = time.monotonic()
-        with LogReader(self.settings) as reader:
-            base = kept or self._from_snapshot(reader, bounds) or self._from_nothing(bounds)
-            rule = AcceptRule(
-                position=base.fold.position,
-                next_offset=base.log_offset,
-                fold_version=self.rules.version,
-                topic_id=bounds.source.topic_id,
-            )
-            last_crc, frames, gaps = self._replay(reader, bounds, rule, base)
-            restored = Restored(base.fold, rule.resume_offset, last_crc, base.manifests)
-            self._check(reader, bounds.source, restored)
+        reader = LogReader(self.settings)
+        base = kept or self._from_snapshot(reader, bounds) or self._from_nothing(bounds)
+        rule = AcceptRule(
+            position=base.fold.position,
+            next_offset=base.log_offset,
+            fold_version=self.rules.version,
+            topic_id=bounds.source.topic_id,
+        )
+        last_crc, frames, gaps = self._replay(reader, bounds, rule, base)
+        restored = Restored(base.fold, rule.resume_offset, last_crc, base.manifests)
+        self._check(reader, bounds.source, restored)
         origin = "memory" if kept else ("snapshot" if base.manifests else "log")
         return restored, Replay(frames, gaps, time.monotonic() - started, origin)
 

@@ -111,6 +111,8 @@ class _NothingRead(dict[Any, Any]):
 class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  # as above
     """The thread that owns aiokafka's consumer."""
 
+    logger = driver.logger
+
     def _create_worker_consumer(self, transport: Any) -> Any:
         consumer = super()._create_worker_consumer(transport)
         consumer._fetch_max_wait_ms = FETCH_MAX_WAIT_MS
@@ -150,6 +152,7 @@ class Consumer(driver.Consumer):  # type: ignore[misc]  # as above
     """Faust's consumer with our positions. `progress` is set on the class made by `register`."""
 
     progress: ClassVar[Progress]
+    logger = driver.logger
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

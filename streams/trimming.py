@@ -73,7 +73,8 @@ def _first_younger(settings: Settings, topic: str, partition: int) -> int:
 
 def _delete_below(settings: Settings, topic: str, partition: int, offset: int) -> None:
     wanted = kafka.TopicPartition(topic, partition, offset)
-    futures = kafka.admin(settings).delete_records([wanted], request_timeout=COMMITTED_TIMEOUT_S)
+    client = kafka.admin(settings)  # must outlive its futures
+    futures = client.delete_records([wanted], request_timeout=COMMITTED_TIMEOUT_S)
     try:
         futures[wanted].result(COMMITTED_TIMEOUT_S + 1)
     except (kafka.KafkaException, TimeoutError) as error:

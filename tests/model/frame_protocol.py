@@ -278,7 +278,7 @@ def _end(part: _Part) -> int:
 
 
 RULE_MUTATIONS: Final = frozenset(
-    {
+    [
         "nowriter",
         "keywriter",
         "procid",
@@ -288,7 +288,7 @@ RULE_MUTATIONS: Final = frozenset(
         "noversion",
         "nofrom",
         "ackless+nofrom",
-    }
+    ]
 )
 
 
@@ -432,6 +432,7 @@ class Writer:
         rows = sorted(touched.rows)
         if world.mutation == "evictearly":
             rows = [row for row in rows if row[1] or (row[0] + 1) * WINDOW > fold.watermark]
+        windows = touched.windows if world.mutation != "noslots" else set()
         header = FrameHeader(
             partition=0,
             from_offset=self._from,
@@ -455,9 +456,7 @@ class Writer:
                 Payload(
                     rows={row: fold.rows[row] if world.mutation != "delta" else 1 for row in rows[i::count]},
                     seen={e: fold.seen[e] for e in touched.ids} if i == 0 else {},
-                    slots={w: fold.slots[w] for w in touched.windows}
-                    if i == 0 and world.mutation != "noslots"
-                    else {},
+                    slots={w: fold.slots[w] for w in windows} if i == 0 else {},
                     watermark=fold.watermark,
                     receive_time=fold.receive_time if world.mutation != "nort" else 0,
                 ),
