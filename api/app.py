@@ -92,7 +92,8 @@ def create_app(deps: Deps) -> FastAPI:
     app.state.was_ready = False
     for routes in (query, live, session, registry, health):
         app.include_router(routes.router)
-    app.mount("/", dashboard_site(), name="dashboard")
+    # As routes and not as a mount at "/", which would swallow every unknown path and wrong method.
+    app.router.routes.extend(dashboard_site().routes)
     _handle_errors(app)
     _describe(app)
     app.add_middleware(_Outermost)

@@ -198,9 +198,8 @@ class EventsQuery(_Base):
     cursor: str | None = Field(default=None, max_length=CURSOR_CHARS_MAX)
 
 
-Query = Annotated[
-    TotalsQuery | TimeseriesQuery | BreakdownQuery | EventsQuery, Field(discriminator="kind")
-]
+AnyQuery = TotalsQuery | TimeseriesQuery | BreakdownQuery | EventsQuery
+Query = Annotated[AnyQuery, Field(discriminator="kind")]
 KINDS: Final = ("totals", "timeseries", "breakdown", "events")
 ONE: Final[TypeAdapter[Any]] = TypeAdapter(Query)
 
@@ -211,7 +210,10 @@ class QueryBatch(_Strict):
     queries: list[Query] = Field(min_length=1)
 
 
-def parse_body(body: bytes, *, batch_max: int) -> list[Any] | Any:
+BATCH: Final = TypeAdapter(QueryBatch)
+
+
+def parse_body(body: bytes, *, batch_max: int) -> list[AnyQuery] | AnyQuery:
     """A single query, or the list of a batch. Raises ProblemError with a pointer for every fault."""
     try:
         document = msgspec.json.decode(body)
@@ -220,7 +222,7 @@ def parse_body(body: bytes, *, batch_max: int) -> list[Any] | Any:
     return parse(document, batch_max=batch_max)
 
 
-def parse(document: object, *, batch_max: int) -> list[Any] | Any:
+def parse(document: object, *, batch_max: int) -> list[AnyQuery] | AnyQuery:
     """As parse_body, of decoded JSON."""
     if not isinstance(document, dict):
         raise ProblemError("invalid-query", 'the body is an object with "kind", or with "queries"')
@@ -232,8 +234,11 @@ def parse(document: object, *, batch_max: int) -> list[Any] | Any:
                 f"a request has at most {batch_max} queries, this one has {len(queries)}",
                 errors=[Fault("/queries", f"at most {batch_max}")],
             )
-        return _validated(TypeAdapter(QueryBatch), document).queries
-    return _validated(ONE, document)
+        queries = _validated(BATCH, document).queries
+        assert isinstance(queries, list)
+        return queries
+    one: AnyQuery = _validated(ONE, document)
+    return one
 
 
 def _validated(adapter: TypeAdapter[Any], document: object) -> Any:

@@ -15,7 +15,7 @@ import msgspec
 from api.problems import Fault, ProblemError, did_you_mean
 from api.query import filters, ranges
 from api.query.filters import Filter
-from api.query.model import BreakdownQuery, EventsQuery, OtherRange, TimeseriesQuery, TotalsQuery
+from api.query.model import AnyQuery, BreakdownQuery, EventsQuery, OtherRange, TimeseriesQuery, TotalsQuery
 from api.query.ranges import Bucket, RangeError, TimeRange, TooManyBucketsError
 from api.query.terms import Dimension, Metric
 
@@ -97,9 +97,7 @@ class Question:
         return hashlib.sha256(msgspec.json.encode(plain, order="sorted")).hexdigest()[:16]
 
 
-def resolve(
-    query: TotalsQuery | TimeseriesQuery | BreakdownQuery | EventsQuery, now_us: int, *, at: str = ""
-) -> Question:
+def resolve(query: AnyQuery, now_us: int, *, at: str = "") -> Question:
     """The question a request means at `now_us`. `at`: JSON pointer of the query in the body. Raises ProblemError."""
     try:
         asked = ranges.resolve(query.range.from_, query.range.to, query.range.tz, now_us)

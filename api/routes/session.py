@@ -93,10 +93,10 @@ async def refresh(request: Request) -> Response:
     if token is not None:
         principal = await request.app.state.deps.verifier.verify(token)
         return json_answer(await _described(request, principal))
-    check_same_origin(request)
     refresh_token = request.cookies.get(REFRESH_COOKIE)
     if not refresh_token:
         raise ProblemError("unauthenticated", "there is no session to refresh; sign in with a new link")
+    check_same_origin(request)
     return await _signed_in(request, await _sessions(request).refresh(refresh_token))
 
 

@@ -200,7 +200,7 @@ def write_rollups(shard: psycopg.Connection[Any], world: World, customer: int) -
     """Rows and cursor of one customer."""
     for grain in ("minute", "hour", "day"):
         shard.execute(
-            f"CREATE TABLE IF NOT EXISTS test_{grain} PARTITION OF rollup_rows_{grain} DEFAULT"  # type: ignore[arg-type]
+            f"CREATE TABLE IF NOT EXISTS test_{grain} PARTITION OF rollup_rows_{grain} DEFAULT"
         )
     watermark_s = world.watermark_us // 1_000_000
     part = world.partition(customer)
@@ -208,19 +208,19 @@ def write_rollups(shard: psycopg.Connection[Any], world: World, customer: int) -
         "COPY rollup_rows (customer_id, rollup, grain, window_start, dims, generation, part, ver, open, events,"
         " users, value_e6, value_count, value_hist) FROM STDIN"
     ) as copy:
-        for (rollup, grain, window, dims, generation), cell in fold(
+        for (code, grain_code, window, dims, generation), cell in fold(
             world.events[customer], watermark_s, watermark_s
         ).items():
             copy.write_row(
-                (customer, rollup, grain, window, dims, generation, part, 10_000, cell.open, cell.events)
+                (customer, code, grain_code, window, dims, generation, part, 10_000, cell.open, cell.events)
                 + (hll_of(sorted(cell.users)), sum(cell.values), len(cell.values), hist_of(cell.values))
             )
-    range_row = shard.execute("SELECT range_id, keys FROM range_owner WHERE keys @> %s::int8", (customer,)).fetchone()
-    assert range_row is not None
+    found = shard.execute("SELECT range_id, keys FROM range_owner WHERE keys @> %s::int8", (customer,)).fetchone()
+    assert found is not None
     shard.execute(
         "INSERT INTO range_cursor (partition, range_id, keys, topic_id, applied_to, watermark_us, receive_us)"
         " VALUES (%s, %s, %s, 'topic-1', 10000, %s, %s)",
-        (part, range_row[0], range_row[1], world.watermark_us, world.watermark_us + 1_000_000),
+        (part, found[0], found[1], world.watermark_us, world.watermark_us + 1_000_000),
     )
 
 
@@ -231,21 +231,21 @@ def write_raw(world: World, customer: int) -> None:
         "customer_id timestamp name type message_id user_id anonymous_id path referrer_domain utm_source country"
         " device browser os value_e6 properties log_partition log_offset received_at"
     ).split()
-    rows = []
+    rows: list[tuple[object, ...]] = []
     for event in world.events[customer]:
         moment = datetime.fromtimestamp(event.timestamp_us // 1_000_000, UTC).replace(
             microsecond=event.timestamp_us % 1_000_000
         )
         properties = f'{{"plan":{event.plan},"amount":{event.amount},"a\'b\\\\":"x"}}'
-        row = (customer, moment, event.name, "track", f"m{customer}-{event.offset}", event.user_id)
+        row: tuple[object, ...] = (customer, moment, event.name, "track", f"m{customer}-{event.offset}", event.user_id)
         row += (event.anonymous_id, event.path, event.referrer_domain, event.utm_source, event.country)
         row += (event.device, event.browser, event.os, event.value_e6, properties, world.partition(customer))
         rows.append((*row, event.offset, moment))
     client.insert("events", rows, column_names=columns)
     client.insert("events", rows[::10], column_names=columns)
-    cursor = ("events", "topic-1", world.partition(customer), 10_000, 1, "v", world.watermark_us)
+    position = ("events", "topic-1", world.partition(customer), 10_000, 1, "v", world.watermark_us)
     names = "sink topic_id log_partition next_offset resume_at fold_version watermark_us receive_us".split()
-    client.insert("sink_cursor", [(*cursor, world.watermark_us + 1_000_000)], column_names=names)
+    client.insert("sink_cursor", [(*position, world.watermark_us + 1_000_000)], column_names=names)
     client.close()
 
 
