@@ -2,7 +2,7 @@
 
 Guarantees: keys that come twice keep their last value; the tree holds no unpaired surrogate, no U+0000 (each
 became U+FFFD) and no number that is not finite; an element of the body's event list that cannot be had so becomes
-`Unusable` and spares its neighbours. Refuses, with BodyError, only what has no recognisable structure at all.
+`Unusable` and spares its neighbours. (Depth within what the parser bears is judged with the event, by `normalise`.) Refuses, with BodyError, only what has no recognisable structure at all.
 """
 
 import itertools
@@ -20,6 +20,9 @@ from headrace.errors import PoisonError
 
 DEPTH_MAX: Final = 64
 """Nesting beyond this is refused by name; the event itself is level 1."""
+
+LEVELS_AROUND: Final = 2
+"""What a batch puts around an event: an object and a list."""
 
 _DECODE = msgspec.json.Decoder().decode
 _QUOTE, _COMMA, _COLON = ord('"'), ord(","), ord(":")
@@ -64,6 +67,8 @@ def parse(body: bytes, elements_max: int) -> Parsed:
     except (msgspec.DecodeError, RecursionError, ValueError):
         return _parse_leniently(body.removeprefix(_BOM), elements_max)
     if b"\\u0000" in body:  # an escaped backslash before u0000 costs a needless walk, nothing else
+        if nests_deeper(body, DEPTH_MAX + LEVELS_AROUND):
+            return _parse_leniently(body, elements_max)
         return Parsed(clean(value), True)
     return Parsed(value, False)
 

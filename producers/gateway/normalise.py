@@ -196,8 +196,11 @@ class Normaliser:
         return f"content-{xxhash.xxh128_hexdigest(_ENCODE_SORTED(stable))}", None
 
     def _encode(self, value: Mapping[str, Any]) -> str:
-        encoded = _ENCODE(value)
         limits = self._limits
+        try:
+            encoded = _ENCODE(value)
+        except RecursionError:
+            raise PoisonError("too_deep", f"the event nests deeper than {limits.depth_max} levels") from None
         if nests_deeper(encoded, limits.depth_max - 1):  # the event itself is a level
             raise PoisonError("too_deep", f"the event nests deeper than {limits.depth_max} levels")
         if key_count(encoded, limits.properties_max) > limits.properties_max:

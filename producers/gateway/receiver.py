@@ -177,7 +177,7 @@ class Receiver:
                 rows.append(to_row(event, origin))
             except PoisonError as error:
                 rejections.append(Rejection(index, error.reason))
-                rejected.append(RejectedEvent(customer.customer_id, error.reason, error.message, _raw(event)))
+                rejected.append(RejectedEvent(customer.customer_id, error.reason, error.message, _raw(event, request)))
         return rows, rejections, rejected
 
     async def _document(self, document: Document, request: Request) -> Answer:
@@ -240,9 +240,14 @@ def _query(raw: bytes) -> dict[str, str]:
     return query
 
 
-def _raw(event: RawEvent | Unusable) -> bytes:
-    """The event as received, as far as it was parsed."""
-    return event.raw if isinstance(event, Unusable) else _ENCODE(event.raw)
+def _raw(event: RawEvent | Unusable, request: Request) -> bytes:
+    """The event as received, as far as it was parsed; the whole body where it nests too deep to be written again."""
+    if isinstance(event, Unusable):
+        return event.raw
+    try:
+        return _ENCODE(event.raw)
+    except RecursionError:
+        return request.body
 
 
 def _not_found(path: str) -> Answer:
