@@ -41,6 +41,7 @@ def drive(
     stopped: Callable[[], bool] = lambda: False,
     on_progress: Callable[[int, float], None] | None = None,
     sleep: Callable[[float], None] = time.sleep,
+    tick_s: float = TICK_S,
 ) -> Driven:
     """Hand over all of `pace.rows` events, or until `stopped` says so. Returns when the target has settled.
 
@@ -51,7 +52,7 @@ def drive(
         elapsed_s = clock.monotonic() - start
         due = min(pace.due(elapsed_s), pace.rows)
         if due <= sent:
-            sleep(TICK_S)
+            sleep(tick_s)
             continue
         behind_s = elapsed_s - pace.time_of_one(sent)
         behind_max = max(behind_max, behind_s)
@@ -64,7 +65,7 @@ def drive(
             settled = elapsed_s
         if on_progress is not None:
             on_progress(sent, behind_s)
-        spare_s = TICK_S - (clock.monotonic() - start - elapsed_s)
+        spare_s = tick_s - (clock.monotonic() - start - elapsed_s)
         if due - sent < BLOCK_ROWS and spare_s > 0:
             sleep(spare_s)
     target.settle()

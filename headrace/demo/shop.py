@@ -1,0 +1,104 @@
+"""The shop: a year of real orders moved to the present, loaded by the importer, compared with its own totals."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from headrace.clock import Clock
+from headrace.demo import totals
+from headrace.demo.answers import Answer, Answers, amount, wait_until
+from headrace.demo.comparison import Comparison
+from headrace.demo.totals import Count, Totals
+from headrace.settings import Settings
+from headrace.shards.address import connect_control
+from producers.bulk import BulkPublisher
+from producers.data import online_retail
+from producers.importer import mapping
+from producers.importer.importer import Imported, Importer, hash_file
+from producers.importer.position import FileImports
+from producers.importer.transform import Plan
+
+MAPPING = "online_retail"
+COVER_TIMEOUT_S = 120.0
+SETTLE_S = 2.0  # a count that is right must stay so: time for a second delivery to show itself
+PRODUCTS_A_QUERY = 400
+METRICS = ["events", "users", "sum(value)"]
+
+
+def shift_days(clock: Clock, path: Path | None = None) -> int:
+    """The whole days by which the orders are moved so that the last one is less than a day old."""
+    return totals.whole_days_to(path or online_retail(), datetime.fromtimestamp(clock.now_us() / 1e6, UTC))
+
+
+def load(settings: Settings, customer_id: int, days: int, clock: Clock, path: Path | None = None) -> Imported:
+    """Import the file for a customer. Raises what the importer raises."""
+    path = path or online_retail()
+    plan = Plan(customer_id, mapping.load(MAPPING), hash_file(path), days, settings.ingest_event_bytes_max)
+    publisher = BulkPublisher(settings)
+    try:
+        with connect_control(settings) as connection:
+            return Importer(publisher, FileImports(connection), clock).run(path, plan)
+    finally:
+        publisher.close()
+
+
+def compare(answers: Answers, expected: Totals, comparison: Comparison, *, raw: bool) -> None:
+    """Wait until the answers cover the file, then compare every total. `raw`: there is a ClickHouse to ask too."""
+    start, end = _midnight(expected.first), _midnight(expected.last) + timedelta(days=1)
+
+    def ask(kind: str, **rest: Any) -> Answer:
+        return answers.ask(kind, start, end, metrics=METRICS, **rest)
+
+    wait_until(lambda: ask("totals").number("events") >= expected.events, COVER_TIMEOUT_S)
+    wait_until(lambda: False, SETTLE_S)
+    whole = ask("totals")
+    comparison.count("events", expected.events, whole.number("events"))
+    comparison.money("revenue", expected.revenue, whole.amount("sum(value)"))
+    comparison.estimate("users (sketch)", expected.users, whole.number("users"))
+    by_day = ask("timeseries", interval="day")
+    comparison.table("per day", _filled(expected), _by(by_day, "time", 10))
+    comparison.table(
+        "per country",
+        _pairs(expected.by_country),
+        _by(ask("breakdown", dimensions=["country"], limit=1000), "country"),
+    )
+    comparison.table(
+        "per event", _pairs(expected.by_event), _by(ask("breakdown", dimensions=["event"], limit=1000), "event")
+    )
+    if raw:
+        _compare_raw(ask, expected, comparison)
+
+
+def _compare_raw(ask: Any, expected: Totals, comparison: Comparison) -> None:
+    """What only the raw events can answer: users to the unit, and products."""
+    wait_until(lambda: bool(ask("totals", exact=True).number("events") >= expected.events), COVER_TIMEOUT_S)
+    whole = ask("totals", exact=True)
+    comparison.count("events (raw)", expected.events, whole.number("events"))
+    comparison.money("revenue (raw)", expected.revenue, whole.amount("sum(value)"))
+    comparison.count("users (raw, exact)", expected.users, whole.number("users"))
+    dimension = "props.stock_code"
+    found: dict[str, tuple[int, Any]] = {}
+    codes = sorted(expected.by_product)
+    for at in range(0, len(codes), PRODUCTS_A_QUERY):
+        part = codes[at : at + PRODUCTS_A_QUERY]
+        found |= _by(ask("breakdown", dimensions=[dimension], limit=1000, filters=["is", dimension, part]), dimension)
+    comparison.table("per product (raw)", _pairs(expected.by_product), found)
+    every = ask("breakdown", dimensions=[dimension], limit=1)
+    comparison.count("products (raw)", len(codes), every.total_rows or 0)
+
+
+def _pairs(counts: Any) -> dict[str, tuple[int, Any]]:
+    return {key: (count.events, count.revenue) for key, count in counts.items()}
+
+
+def _filled(expected: Totals) -> dict[str, tuple[int, Any]]:
+    nothing = Count(0, amount(None))
+    return _pairs({day: expected.by_day.get(day, nothing) for day in totals.days(expected)})
+
+
+def _by(answer: Answer, column: str, characters: int | None = None) -> dict[str, tuple[int, Any]]:
+    return {str(row[column])[:characters]: (int(row["events"]), amount(row["sum(value)"])) for row in answer.rows}
+
+
+def _midnight(moment: datetime) -> datetime:
+    return moment.replace(hour=0, minute=0, second=0, microsecond=0)
