@@ -61,7 +61,8 @@ def connect(dsn: str, what: str, *, autocommit: bool = True) -> psycopg.Connecti
     try:
         return psycopg.connect(dsn, autocommit=autocommit, connect_timeout=CONNECT_TIMEOUT_S)
     except psycopg.OperationalError as error:
-        raise UnavailableError(f"{what} does not answer: {str(error).strip()}", remedy="is it running?") from error
+        reason = str(error).strip().split("\n")[0]
+        raise UnavailableError(f"{what} does not answer: {reason}", remedy="is it running?") from error
 
 
 def connect_control(settings: Settings) -> psycopg.Connection[tuple[object, ...]]:

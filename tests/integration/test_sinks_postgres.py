@@ -326,8 +326,7 @@ def test_a_shard_that_is_down_lags_alone_and_catches_up(
         port=free_ports(1)[0],
         owner=Role(settings.shard_user, settings.shard_password),
         reader=Role(settings.shard_reader_user, settings.shard_reader_password),
-        databases=("sick",),
-        durable=False,
+        databases=("sick",),  # durable: it is killed, and what it had acknowledged must be there again
     )
     server = start_part(sick)
     migrate(settings, shards={"shard-1": postgres.shards[0], "shard-2": sick.address("sick")})
