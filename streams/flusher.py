@@ -87,12 +87,10 @@ class Flusher:
         await asyncio.gather(*self._tasks)
 
     async def _flush(self, held: Held) -> None:
-        started = time.perf_counter()
         events, held.events_unframed = held.events_unframed, 0
         sent = await held.writer.flush()
         if sent is not None:
             self._measures.on_frame(sent, events)
-            self._measures.add_stage("frame", time.perf_counter() - started)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

@@ -33,12 +33,16 @@ class FrameContext:
 
 @dataclass(frozen=True, slots=True)
 class SentFrame:
-    """An acknowledged frame, for metrics."""
+    """An acknowledged frame, for metrics. The three times: to fold what was pending and read what changed, to encode
+    it, to have it acknowledged (dead letters included)."""
 
     content: FrameContent
     dead: int
     chunks: int
     bytes: int
+    cut_s: float
+    encode_s: float
+    acknowledge_s: float
 
 
 @dataclass(slots=True)
@@ -109,19 +113,30 @@ class FrameWriter:
                 return None
             self.last_cut_s = self.clock()
             dead, self._dead = self._dead, []
+            began_s = self.last_cut_s
             content = self.fold.cut()
             if content is None:
                 assert not dead, "a dead letter moves the position"
                 return None
+            cut_s = self.clock()
+            chunks = self._encode(content, len(dead))
+            encoded_s = self.clock()
             if dead:
                 topics = self.context.topics
                 await self.outbox.send([d.record(topics.dead, topics.events, self.partition) for d in dead])
-            chunks = self._encode(content, len(dead))
             offsets = await self.outbox.send(
                 [OutgoingRecord(self.context.topics.aggregates, c, partition=self.partition) for c in chunks]
             )
             self._on_acknowledged(content, offsets)
-            return SentFrame(content, len(dead), len(chunks), sum(map(len, chunks)))
+            return SentFrame(
+                content,
+                len(dead),
+                len(chunks),
+                sum(map(len, chunks)),
+                cut_s - began_s,
+                encoded_s - cut_s,
+                self.clock() - encoded_s,
+            )
 
     def seen_to(self, log_offset: int) -> None:
         """Everything below `log_offset` was read and brings nothing past `durable_offset`."""

@@ -10,8 +10,8 @@ from headrace import metrics
 from streams.dead import DeadLetter
 from streams.frames import SentFrame
 
-Stage = Literal["wait", "decode", "fold", "frame"]
-STAGES: Final[tuple[Stage, ...]] = ("wait", "decode", "fold", "frame")
+Stage = Literal["wait", "decode", "fold", "encode", "acknowledge"]
+STAGES: Final[tuple[Stage, ...]] = ("wait", "decode", "fold", "encode", "acknowledge")
 
 
 class Measures:
@@ -51,6 +51,9 @@ class Measures:
     def on_frame(self, sent: SentFrame, events: int) -> None:
         """A frame is acknowledged; `events`: decoded events in its span."""
         duplicates = len(sent.content.duplicates)
+        self.add_stage("fold", sent.cut_s)
+        self.add_stage("encode", sent.encode_s)
+        self.add_stage("acknowledge", sent.acknowledge_s)
         self._folded.inc(max(0, events - duplicates))
         self._deduplicated.inc(duplicates)
         self._late.inc(sent.content.late)

@@ -1,0 +1,183 @@
+"""What the stream worker sets aside, what it reads over, and where it refuses to go on."""
+
+import random
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from headrace import kafka
+from headrace.settings import Settings
+from headrace.topics import create_topics
+from schemas.event import record_key
+from schemas.topics import Topics, definitions
+from streams.dead import HEADER_OFFSET, HEADER_PARTITION, HEADER_REASON, HEADER_TOPIC
+from tests.integration.conftest import MakeSettings
+from tests.integration.streams_world import Judge, Sender, WorkerProcess, an_event, encode, read_span, some_events
+
+StartWorker = Callable[..., WorkerProcess]
+
+
+@pytest.fixture
+def settings(make_settings: MakeSettings) -> Settings:
+    made = make_settings("kafka", metrics_port=0)
+    create_topics(made)
+    return made
+
+
+@pytest.fixture
+def start_worker(settings: Settings, tmp_path: Path) -> Iterator[StartWorker]:
+    started: list[WorkerProcess] = []
+
+    def start(own: Settings = settings) -> WorkerProcess:
+        started.append(WorkerProcess(own, tmp_path / f"worker-{len(started)}.log"))
+        return started[-1]
+
+    yield start
+    for worker in started:
+        worker.clean_up()
+
+
+def test_poison_is_set_aside_with_its_place(settings: Settings, start_worker: StartWorker) -> None:
+    sender, judge = Sender(settings), Judge(settings)
+    good = encode([an_event(random.Random(1), "lost", 7, time.time_ns() // 1000)])[0]
+    own = kafka.partition_for(b"7", settings.events_partitions)
+    poison: dict[str, tuple[bytes | None, int]] = {
+        "not_avro": (b"\x00\x00\x00\x00\x01\xff\xff\xff", own),
+        "unknown_schema_id": (b"\x00\x00\x00\x27\x0f" + good[5:], own),
+        "trailing_bytes": (good + b"\x00", own),
+        "wrong_partition": (good, (own + 1) % settings.events_partitions),
+    }
+    sender.events(some_events(6, 500))
+    for value, partition in poison.values():
+        sender.raw(b"7", value, partition)
+    sender.raw(b"7", None, own)
+    sender.events(some_events(7, 500))
+    worker = start_worker()
+    judge.wait(workers=[worker])
+    judge.assert_exact()
+    assert sum(view.dead for view in judge.views.values()) == len(poison) + 1
+    letters = dead_letters(settings)
+    assert {(letter["reason"], letter["value"]) for letter in letters} == {
+        *((reason, value) for reason, (value, _) in poison.items()),
+        ("not_avro", None),
+    }
+    for letter in letters:
+        assert letter["key"] == b"7"
+        assert letter["topic"] == Topics(settings.topic_prefix).events
+        source = next(
+            read_span(settings, letter["topic"], letter["partition"], letter["offset"], letter["offset"] + 1)
+        )
+        assert source.value() == letter["value"]
+    assert worker.stop() == 0
+
+
+def test_a_partition_of_nothing_but_poison_moves_on(settings: Settings, start_worker: StartWorker) -> None:
+    sender, judge = Sender(settings), Judge(settings)
+    for _ in range(200):
+        sender.raw(b"1", b"junk", 0)
+    sender.flush()
+    worker = start_worker()
+    judge.wait(workers=[worker])
+    judge.assert_exact()
+    assert judge.views[0].dead == 200
+    assert worker.stop() == 0
+
+
+def test_offsets_that_kafka_skips_are_no_gap(settings: Settings, start_worker: StartWorker) -> None:
+    """Transaction markers take offsets that no consumer ever sees."""
+    topic = Topics(settings.topic_prefix).events
+    judge = Judge(settings)
+    worker = start_worker()
+    worker.wait_log("partitions_assigned")
+    producer = kafka.producer(settings, transactional_id=settings.topic_prefix + "holes")
+    producer.init_transactions(20)
+    for part in range(4):
+        events = some_events(10 + part, 200)
+        producer.begin_transaction()
+        for event, value in zip(events, encode(events), strict=True):
+            producer.produce(topic, value, record_key(event["customer_id"]))
+        producer.commit_transaction(20)
+        time.sleep(0.7)
+    Sender(settings).events(some_events(20, 200))
+    judge.wait(workers=[worker])
+    judge.assert_exact()
+    assert "hole_in_log" in worker.log
+    assert worker.stop() == 0
+
+
+def test_frames_of_another_fold_version_are_refused(settings: Settings, start_worker: StartWorker) -> None:
+    fold_and_stop(settings, start_worker)
+    other = start_worker(replace(settings, grace_s=settings.grace_s + 60))
+    assert other.exit_code() == 70
+    assert "fold version" in other.log
+
+
+def test_another_topic_under_the_same_name_is_refused(settings: Settings, start_worker: StartWorker) -> None:
+    fold_and_stop(settings, start_worker)
+    topic = Topics(settings.topic_prefix).events
+    admin = kafka.admin(settings)
+    admin.delete_topics([topic])[topic].result(20)
+    config = next(d.config for d in definitions(settings) if d.name == topic)
+    again = kafka.NewTopic(topic, settings.events_partitions, 1, config=dict(config))
+    retry(lambda: admin.create_topics([again])[topic].result(20))
+    Sender(settings).events(some_events(31, 2_000))
+    worker = start_worker()
+    assert worker.exit_code() == 70
+    assert "were folded from topic id" in worker.log
+
+
+def test_records_deleted_before_they_were_folded_are_a_gap(settings: Settings, start_worker: StartWorker) -> None:
+    fold_and_stop(settings, start_worker)
+    Sender(settings).events(some_events(32, 2_000))
+    topic = Topics(settings.topic_prefix).events
+    partitions = list(range(settings.events_partitions))
+    ends = kafka.watermarks(settings, topic, partitions)
+    admin = kafka.admin(settings)
+    for future in admin.delete_records([kafka.TopicPartition(topic, p, ends[p][1]) for p in partitions]).values():
+        future.result(20)
+    worker = start_worker()
+    assert worker.exit_code() == 70
+    assert "were deleted before they were counted" in worker.log
+
+
+def fold_and_stop(settings: Settings, start_worker: StartWorker) -> None:
+    judge = Judge(settings)
+    Sender(settings).events(some_events(30, 1_000))
+    worker = start_worker()
+    judge.wait(workers=[worker])
+    assert worker.stop() == 0
+
+
+def retry(call: Callable[[], object]) -> None:
+    """Kafka deletes a topic's name a moment after it said so."""
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            call()
+            return
+        except kafka.KafkaException:
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+
+
+def dead_letters(settings: Settings) -> list[dict[str, object]]:
+    topic = Topics(settings.topic_prefix).dead
+    partitions = list(range(len(kafka.admin(settings).list_topics(topic, timeout=10).topics[topic].partitions)))
+    out: list[dict[str, object]] = []
+    for partition, (begin, end) in kafka.watermarks(settings, topic, partitions).items():
+        for message in read_span(settings, topic, partition, begin, end):
+            headers = dict(message.headers())
+            out.append(
+                {
+                    "key": message.key(),
+                    "value": message.value(),
+                    "reason": headers[HEADER_REASON].decode(),
+                    "topic": headers[HEADER_TOPIC].decode(),
+                    "partition": int(headers[HEADER_PARTITION]),
+                    "offset": int(headers[HEADER_OFFSET]),
+                }
+            )
+    return out
