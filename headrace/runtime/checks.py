@@ -58,10 +58,8 @@ def run_checks(settings: Settings, folder: Path) -> list[Check]:
 
 
 def python_version() -> Check:
-    """Python 3.11 or newer, on Linux."""
+    """Which Python this is, and whether the engines' wheels are made for this system."""
     told = f"Python {sys.version.split()[0]} on {sys.platform}"
-    if sys.version_info < (3, 11):
-        return Check("python", "failed", told, "install Python 3.11 or newer")
     if sys.platform != "linux":
         return Check(
             "python", "warning", told, "the embedded engines are made for Linux; elsewhere use the containers"
@@ -134,10 +132,8 @@ def port(name: str, number: int) -> Check:
 def listener(number: int) -> str:
     """` by NAME (pid N)` of whoever listens on a port, as far as we may see it."""
     try:
-        connections = psutil.net_connections("tcp")
-        pid = next(
-            each.pid for each in connections if each.status == psutil.CONN_LISTEN and each.laddr.port == number
-        )
+        listening = [each for each in psutil.net_connections("tcp") if each.status == psutil.CONN_LISTEN]
+        pid = next(each.pid for each in listening if each.laddr and each.laddr.port == number)
         return f" by {psutil.Process(pid).name()} (pid {pid})" if pid else ""
     except (StopIteration, psutil.Error, PermissionError):
         return ""

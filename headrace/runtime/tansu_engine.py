@@ -47,6 +47,7 @@ class TansuEngine:
             log_file=self.folder / "log.txt",
             folder=self.folder,
             environment={"RUST_LOG": "warn"},
+            stop_timeout_s=1.0,  # it waits for its clients to leave, and has nothing to keep
         )
 
     def answers(self) -> bool:
