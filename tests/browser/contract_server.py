@@ -96,7 +96,7 @@ def make_app(contract: Contract) -> Starlette:
         code = secrets.token_urlsafe(18)
         contract.codes[code] = customer_id
         expires_at = datetime.now(UTC) + timedelta(minutes=10)
-        return JSONResponse({"code": code, "expires_at": expires_at.isoformat()}, 201)
+        return JSONResponse({"code": code, "expires_at": expires_at.isoformat(), "fragment": f"#code={code}"}, 201)
 
     def session_answer(customer_id: int, expires_at: datetime) -> JSONResponse:
         store = contract.stores[customer_id]
@@ -191,7 +191,7 @@ def make_app(contract: Contract) -> Starlette:
 
     return Starlette(
         routes=[
-            Route("/v1/session/code", make_code, methods=["POST"]),
+            Route("/v1/session/codes", make_code, methods=["POST"]),
             Route("/v1/session", session, methods=["POST", "DELETE"]),
             Route("/v1/session/refresh", refresh, methods=["POST"]),
             Route("/v1/query", query, methods=["POST"]),
@@ -253,9 +253,7 @@ async def serve(options: argparse.Namespace) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    await asyncio.wait(
-        [serving, asyncio.create_task(stop.wait())], return_when=asyncio.FIRST_COMPLETED
-    )
+    await asyncio.wait([serving, asyncio.create_task(stop.wait())], return_when=asyncio.FIRST_COMPLETED)
     task.cancel()
     # Streams never end by themselves and would hold a graceful stop for ever; nothing here needs one.
     os._exit(0)

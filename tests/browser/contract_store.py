@@ -29,19 +29,22 @@ DIMENSIONS: Mapping[str, str] = {
     "user_id": "user_id",
 }
 
+_TEXTS = (
+    "message_id",
+    "event",
+    "type",
+    "user_id",
+    "anonymous_id",
+    "path",
+    "referrer_domain",
+    "utm_source",
+    "country",
+    "device",
+    "browser",
+    "os",
+)
 SCHEMA = pl.Schema(
-    {
-        "timestamp": pl.Datetime("us", "UTC"),
-        "message_id": pl.String,
-        "event": pl.String,
-        "type": pl.String,
-        "user_id": pl.String,
-        "anonymous_id": pl.String,
-        **dict.fromkeys(
-            ("path", "referrer_domain", "utm_source", "country", "device", "browser", "os"), pl.String
-        ),
-        "value": pl.Float64,
-    }
+    [("timestamp", pl.Datetime("us", "UTC")), *((name, pl.String()) for name in _TEXTS), ("value", pl.Float64())]
 )
 
 # Weights are rough shares of a small web shop; only their variety matters.
@@ -298,9 +301,7 @@ def _timeseries(
         for row in frame.group_by(local.alias("time")).agg(_metrics(metrics)).select("time", *metrics).rows()
     }
     zero: list[float] = [0] * len(metrics)
-    rows = [
-        [bucket.isoformat(), *found.get(bucket, zero)] for bucket in _buckets(start, end, interval, tz)
-    ]
+    rows = [[bucket.isoformat(), *found.get(bucket, zero)] for bucket in _buckets(start, end, interval, tz)]
     return {"columns": _columns([("time", "time")], metrics), "rows": rows}
 
 

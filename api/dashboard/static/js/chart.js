@@ -39,7 +39,7 @@ export function makeChart(host, onPoint) {
   /** @type {import('../vendor/uplot.js').Options} */
   const options = {
     width: Math.max(host.clientWidth, 200), height: host.clientHeight || 260,
-    padding: [10, 8, 0, 0],
+    padding: [10, 20, 0, 0],
     legend: { show: false },
     scales: {
       x: { time: false, range: () => [0, Math.max(data.buckets - 1, 1)] },
@@ -60,7 +60,7 @@ export function makeChart(host, onPoint) {
         size: (_, values) => 14 + 7 * Math.max(1, ...(values ?? []).map((value) => value.length)),
         grid: { stroke: () => colours.grid, width: 1 }, ticks: { show: false },
         values: (_, values) => values.map((value) => data.amount(value)),
-        space: 44,
+        space: 40,
       },
     ],
     series: [

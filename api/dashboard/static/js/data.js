@@ -94,9 +94,10 @@ export async function load(everything) {
     if (previousDue) previousAt = performance.now();
     if (answers.feed && !answers.feed.error) addToFeed(rowsAsObjects(answers.feed), r);
     delete answers.feed;
+    /** @type {Record<string, Answer>} */
     const kept = previousDue ? {} : { previousTotals: view.value.answers.previousTotals, previousSeries: view.value.answers.previousSeries };
     const meta = answers.totals?.meta;
-    if (meta) freshness.value = { s: meta.freshness_s, at: performance.now() };
+    if (meta) freshness.value = meta.freshness_s === null ? null : { s: meta.freshness_s, at: performance.now() };
     view.value = { ...view.value, answers: { ...kept, ...answers }, route: r, span, stale: false, trouble: '' };
     await lookForAny();
   } catch (error) {

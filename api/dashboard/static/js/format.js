@@ -29,6 +29,7 @@ export function figure(n, metric) {
 
 /** A figure for a table cell: cents only while they matter. @param {number} n @param {MetricName} metric */
 export function cell(n, metric) {
+  if (n === 0) return '0';
   return metric === 'value' && Math.abs(n) < 10_000 ? minus(cents.format(n)) : minus(Math.abs(n) > 9_999_999 ? compact.format(n) : whole.format(n));
 }
 
@@ -44,7 +45,8 @@ function minus(text) {
 
 /** Part of a whole; '' where that means nothing. @param {number} part @param {number} total */
 export function share(part, total) {
-  if (!(total > 0) || part < 0) return '';
+  // Where refunds lower the total, a part can exceed it and its share says nothing.
+  if (!(total > 0) || part <= 0 || part > total) return '';
   const percent = (part / total) * 100;
   return percent > 0 && percent < 0.1 ? '<0.1%' : `${percent >= 9.95 ? Math.round(percent) : percent.toFixed(1)}%`;
 }
@@ -56,8 +58,9 @@ export function share(part, total) {
  */
 export function delta(now, before) {
   if (now === before) return { text: '0%', direction: 'same', said: 'unchanged' };
-  const direction = now > before ? 'up' : 'down';
-  if (before <= 0) return { text: before === 0 ? 'new' : '–', direction, said: direction === 'up' ? 'more than before' : 'less than before' };
+  const direction = now > before ? /** @type {const} */ ('up') : /** @type {const} */ ('down');
+  // No share of nothing, nor of less: only the two figures can be told.
+  if (before <= 0) return { text: '', direction: 'same', said: direction === 'up' ? 'more than before' : 'less than before' };
   const percent = Math.abs((now - before) / before) * 100;
   const text = percent >= 1000 ? `${whole.format(Math.round(percent / 100))}×` : `${percent < 9.95 ? percent.toFixed(1) : Math.round(percent)}%`;
   return { text, direction, said: `${direction === 'up' ? 'up' : 'down'} ${text}` };
@@ -110,6 +113,14 @@ export function bucketName(at, span) {
   if (interval === 'month') return date(at, tz, { month: 'long', year: 'numeric' });
   if (interval === 'week') return `Week of ${dayRange(at, bucketEnd(at, span), tz)}`;
   return date(at, tz, { weekday: 'short', day: 'numeric', month: 'short', year: 'numeric' });
+}
+
+/** A period as people write it: hours while it is under a day. @param {number} from @param {number} to half-open @param {string} tz */
+export function rangeName(from, to, tz) {
+  if (to - from >= 0.9 * DAY_MS) return dayRange(from, to, tz);
+  /** @type {Intl.DateTimeFormatOptions} */
+  const time = { hour: '2-digit', minute: '2-digit' };
+  return `${date(from, tz, time)} – ${date(to, tz, time)}`;
 }
 
 /** @param {number} from @param {number} to half-open @param {string} tz */

@@ -27,13 +27,13 @@ effect(() => {
   listeningFor = wanted;
   stop?.();
   stop = null;
-  document.title = customer ? `${customer.name} · Headrace` : 'Headrace';
+  document.title = customer?.name ? `${customer.name} · Headrace` : 'Headrace';
   if (!wanted) return;
   stop = untracked(() => listen(wanted, !usesToken(), {
     onStats(stats) {
       // What has not changed is as fresh as the server says; what has is as fresh as the next answer.
-      if (stats.changed === false) freshness.value = { s: stats.freshness_s, at: performance.now() };
-      else refreshSoon();
+      if (stats.changed === false && typeof stats.freshness_s === 'number') freshness.value = { s: stats.freshness_s, at: performance.now() };
+      if (stats.changed !== false) refreshSoon();
     },
     onEvents(events) {
       if (route.peek().filters.length) pollFeedSoon();

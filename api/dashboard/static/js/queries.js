@@ -49,7 +49,7 @@ export function currentQueries(route, span) {
   return queries;
 }
 
-/** Those of the compared period, which stands still. @param {Route} route @param {Span} span */
+/** Those of the compared period, which stands still. @param {Route} route @param {Span} span @returns {Record<string, object>} */
 export function previousQueries(route, span) {
   const { previous, tz } = span;
   if (!previous) return {};

@@ -5,6 +5,7 @@
  */
 import { signal } from '../vendor/signals.js';
 import { PERIODS } from './span.js';
+import { dayStart } from './time.js';
 
 /** @type {Route} */
 const DEFAULTS = {
@@ -13,7 +14,6 @@ const DEFAULTS = {
 };
 const OPERATORS = ['is', 'is_not', 'contains', 'set', 'not_set'];
 const TABLE_DIMENSIONS = { sources: ['utm_source'], devices: ['browser', 'os'] };
-const DAY = /^\d{4}-\d\d-\d\d$/;
 
 /**
  * Reads a query string; whatever it does not understand counts as absent.
@@ -24,7 +24,7 @@ export function parse(search) {
   const get = (/** @type {string} */ name) => q.get(name) ?? '';
   /** @template {string} T @param {string} name @param {readonly T[]} allowed @param {T} otherwise @returns {T} */
   const choice = (name, allowed, otherwise) => allowed.find((value) => value === get(name)) ?? otherwise;
-  const day = (/** @type {string} */ name) => (DAY.test(get(name)) ? get(name) : '');
+  const day = (/** @type {string} */ name) => (isDay(get(name)) ? get(name) : '');
   /** @type {Route['tabs']} */
   const tabs = {};
   for (const [table, dimensions] of Object.entries(TABLE_DIMENSIONS)) {
@@ -43,6 +43,11 @@ export function parse(search) {
     paused: get('feed') === 'paused',
     tz: validZone(get('tz')) ? get('tz') : '',
   };
+}
+
+/** @param {string} text */
+function isDay(text) {
+  return !Number.isNaN(dayStart(text, 'UTC'));
 }
 
 /** @param {string} text @returns {Filter | null} */

@@ -5,7 +5,7 @@
 import { signal } from '../vendor/signals.js';
 
 /**
- * @typedef {{customer_id: number, name: string}} Customer
+ * @typedef {{customer_id: number, name: string | null}} Customer
  * @typedef {{state: 'checking' | 'out' | 'in', reason: string, customer: Customer | null, ingestUrl: string}} Session
  */
 
@@ -17,6 +17,9 @@ const RENEW_BEFORE_MS = 120_000;
 const RENEW_AT_LEAST_MS = 20_000;
 // A longer delay overflows setTimeout and would fire at once.
 const RENEW_AT_MOST_MS = 12 * 3_600_000;
+
+// That a cookie may be there, so that a first visit asks for no session and gets no 401. Nothing secret.
+const VISITED = 'headrace-visited';
 
 let token = '';
 /** @type {ReturnType<typeof setTimeout> | undefined} */
@@ -37,7 +40,7 @@ export function usesToken() {
 /** Signs in by the URL's code, where it has one, else by the cookie that an earlier visit left. */
 export async function begin() {
   const code = /^#code=(.+)$/.exec(location.hash)?.[1];
-  if (!code) return void (await renew());
+  if (!code) return void (localStorage.getItem(VISITED) ? await renew() : signOut(''));
   // Before the exchange, so that the code is in no history entry whatever comes of it.
   history.replaceState(null, '', location.pathname + location.search);
   try {
@@ -46,7 +49,7 @@ export async function begin() {
     });
     if (response.ok) return accept(await response.json());
   } catch {
-    return signOut('The API did not answer. Is it running?');
+    return unreachable();
   }
   // The code may have been used by this very browser, whose cookie is still good.
   if (!(await renew())) signOut('This link was already used or is too old.');
@@ -88,7 +91,7 @@ async function requestRenewal() {
     schedule(RENEW_AT_LEAST_MS);
     return true;
   }
-  signOut('The API did not answer. Is it running?');
+  unreachable();
   return false;
 }
 
@@ -99,8 +102,10 @@ export async function leave() {
   await fetch('/v1/session', { method: 'DELETE', headers }).catch(() => {});
 }
 
-/** @param {{expires_at: string, customer: Customer, ingest_url?: string | null}} answer */
+/** @param {{expires_at: string, customer: Customer | null, ingest_url?: string | null}} answer */
 function accept(answer) {
+  if (!answer.customer) return signOut('This is an administrator\'s access, which sees no customer\'s numbers. Use a read token.');
+  if (!token) localStorage.setItem(VISITED, '1');
   session.value = { state: 'in', reason: '', customer: answer.customer, ingestUrl: answer.ingest_url ?? '' };
   schedule(Date.parse(answer.expires_at) - Date.now() - RENEW_BEFORE_MS);
 }
@@ -111,8 +116,14 @@ function schedule(delayMs) {
   timer = setTimeout(renew, Math.min(Math.max(delayMs, RENEW_AT_LEAST_MS), RENEW_AT_MOST_MS));
 }
 
+/** Not signed out: a reload tries the cookie again. */
+function unreachable() {
+  session.value = { ...session.value, state: 'out', reason: 'The API did not answer. Is it running?' };
+}
+
 /** @param {string} reason */
 function signOut(reason) {
+  localStorage.removeItem(VISITED);
   clearTimeout(timer);
   token = '';
   session.value = { state: 'out', reason, customer: null, ingestUrl: '' };

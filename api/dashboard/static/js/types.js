@@ -3,7 +3,7 @@
  *
  * @typedef {{name: string, type: string}} Column
  * @typedef {{title?: string, detail?: string, status?: number}} Problem
- * @typedef {{as_of: string, freshness_s: number, final_until: string | null, late_events: number, exact: boolean}} Meta
+ * @typedef {{as_of: string | null, freshness_s: number | null, final_until: string | null, late_events: number | null, exact: boolean}} Meta
  * @typedef {{columns: Column[], rows: any[][], total_rows?: number, other?: any[] | null, next_cursor?: string | null,
  *   query?: any, meta: Meta, error?: Problem}} Answer
  * @typedef {[string, any, any?]} Filter  operator, dimension, values

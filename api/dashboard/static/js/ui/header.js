@@ -2,7 +2,7 @@
 import { useEffect, useState } from '../../vendor/preact-hooks.js';
 import { announce } from '../announce.js';
 import { freshness, view } from '../data.js';
-import { behind, dayRange, filterLabel } from '../format.js';
+import { behind, filterLabel, rangeName } from '../format.js';
 import { html } from '../html.js';
 import { canMoveLater, choosePeriod, clearFilters, move } from '../keys.js';
 import { liveState } from '../live.js';
@@ -16,19 +16,24 @@ import { Menu } from './menu.js';
 /** @typedef {import('../types.js').Period} Period */
 /** @typedef {import('../types.js').Compare} Compare */
 
-export function Header() {
+/** @param {{empty: boolean}} props */
+export function Header({ empty }) {
   return html`<header class="top">
     <div class="brand">
       <img src="/static/icon.svg" alt="" width="26" height="26" />
-      <h1><span class="sr">Headrace dashboard of </span>${session.value.customer?.name ?? 'Headrace'}</h1>
+      <h1><span class="sr">Headrace dashboard of </span>${customerName()}</h1>
       <${Badge} />
     </div>
     <div class="controls">
-      <${PeriodMenu} />
-      <${CompareMenu} />
+      ${!empty && html`<${PeriodMenu} /><${CompareMenu} />`}
       <button class="button quiet square" type="button" title="Sign out" onClick=${leave}><${Icon} name="leave" /><span class="sr">Sign out</span></button>
     </div>
   </header>`;
+}
+
+function customerName() {
+  const { customer } = session.value;
+  return customer ? customer.name ?? `Customer ${customer.customer_id}` : 'Headrace';
 }
 
 /** How far the numbers are behind the world, told twice a second to the eye and never to a screen reader. */
@@ -54,7 +59,7 @@ function PeriodMenu() {
   const r = route.value;
   const span = resolve(r, now);
   const plain = r.period !== 'custom' && !r.date;
-  const label = plain ? PERIODS[r.period].label : dayRange(span.from, span.to, span.tz);
+  const label = plain ? PERIODS[r.period].label : rangeName(span.from, span.to, span.tz);
   return html`<div class="stepper">
     <button class="button square" type="button" disabled=${r.period === 'realtime'} title="Earlier (←)" onClick=${() => move(-1)}><${Icon} name="left" /><span class="sr">Earlier period</span></button>
     <${Menu} name="Period" label=${html`<span class="period">${label}</span>`}>${(/** @type {() => void} */ close) => html`<${PeriodPanel} close=${close} />`}<//>
@@ -97,9 +102,11 @@ function PeriodPanel({ close }) {
 
 /** @type {Record<Compare, string>} */
 const COMPARES = { previous: 'vs previous period', year: 'vs a year before', none: 'No comparison' };
+/** @type {Record<Compare, string>} */
+const COMPARES_SHORT = { previous: 'vs previous', year: 'vs last year', none: 'Alone' };
 
 function CompareMenu() {
-  return html`<${Menu} name="Comparison" label=${html`<span>${COMPARES[route.value.compare]}</span>`}>${(/** @type {() => void} */ close) => html`
+  return html`<${Menu} name="Comparison" label=${html`<span class="compare-long">${COMPARES[route.value.compare]}</span><span class="compare-short" aria-hidden="true">${COMPARES_SHORT[route.value.compare]}</span>`}>${(/** @type {() => void} */ close) => html`
     <div role="radiogroup" aria-label="Comparison">
       ${/** @type {Compare[]} */ (Object.keys(COMPARES)).map((compare) => {
         const chosen = route.value.compare === compare;

@@ -15,7 +15,9 @@ export function Menu({ label, name, children }) {
 
   useEffect(() => {
     if (!open) return undefined;
-    /** @type {HTMLElement | null | undefined} */ (root.current?.querySelector('[data-menu] [aria-checked="true"], [data-menu] button'))?.focus();
+    const within = root.current?.querySelector('[data-menu]');
+    const first = within?.querySelector('[aria-checked="true"]') ?? within?.querySelector('button');
+    /** @type {HTMLElement | null | undefined} */ (first)?.focus();
     const outside = (/** @type {Event} */ event) => {
       if (!root.current?.contains(/** @type {Node} */ (event.target))) setOpen(false);
     };

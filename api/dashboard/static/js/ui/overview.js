@@ -4,7 +4,7 @@ import { announce } from '../announce.js';
 import { makeChart } from '../chart.js';
 import { csv, download } from '../csv.js';
 import { view } from '../data.js';
-import { bucketName, bucketTick, dayRange, delta, figure, METRICS, tick } from '../format.js';
+import { bucketName, bucketTick, delta, figure, METRICS, rangeName, tick } from '../format.js';
 import { html } from '../html.js';
 import { go, route } from '../route.js';
 import { bucketEnd } from '../span.js';
@@ -24,8 +24,8 @@ export function Overview() {
     <div class="kpis">${METRIC_NAMES.map((metric) => html`<${Kpi} key=${metric} metric=${metric} />`)}</div>
     <div class="chart-bar">
       <p class="legend">
-        <span class="key now"></span>${METRICS[r.metric].label}
-        ${answers.previousSeries && span?.previous && html`<span class="key before"></span><span>${dayRange(span.previous.from, span.previous.to, span.tz)}</span>`}
+        <span class="key now"></span><span class="legend-metric">${METRICS[r.metric].label}</span>
+        ${answers.previousSeries && span?.previous && html`<span class="key before"></span><span class="range-name">${rangeName(span.previous.from, span.previous.to, span.tz)}</span>`}
       </p>
       <div class="tools">
         ${span && span.intervals.length > 1 && html`<div class="segments" role="group" aria-label="Interval">
@@ -58,7 +58,7 @@ function Kpi({ metric }) {
   const before = answers.previousTotals?.rows ? Number(answers.previousTotals.rows[0]?.[place] ?? 0) : null;
   const change = now !== null && before !== null ? delta(now, before) : null;
   const about = metric === 'users' && answers.totals?.meta?.exact === false;
-  const until = span?.previous && dayRange(span.previous.from, span.previous.sameUntil, span.tz);
+  const until = span?.previous && rangeName(span.previous.from, span.previous.sameUntil, span.tz);
   return html`<button class="kpi" type="button" aria-pressed=${chosen} data-metric=${metric} onClick=${() => { go({ metric }); announce(`${METRICS[metric].label} plotted`); }}>
     <span class="label">${METRICS[metric].label}</span>
     ${now === null
@@ -130,7 +130,7 @@ function Chart() {
     event.preventDefault();
   };
   const drills = span.interval === 'day' || span.interval === 'week' || span.interval === 'month';
-  return html`<figure class="chart" tabindex="0" role="group" aria-label=${`${METRICS[metric].label} by ${span.interval}, ${dayRange(span.from, span.to, span.tz)}. Arrow keys read it${drills ? ', Enter opens a period' : ''}.`}
+  return html`<figure class="chart" tabindex="0" role="group" aria-label=${`${METRICS[metric].label} by ${span.interval}, ${rangeName(span.from, span.to, span.tz)}. Arrow keys read it${drills ? ', Enter opens a period' : ''}.`}
       aria-busy=${stale} data-drills=${drills} onKeyDown=${onKeyDown} onBlur=${() => chart.current?.point(null)} onClick=${() => cursor.current !== null && openDay(cursor.current)}>
     <div class="plot" ref=${host} aria-hidden="true"></div>
     ${point && html`<${Tip} point=${point} series=${series} metric=${metric} span=${span} width=${host.current?.clientWidth ?? 0} />`}
@@ -145,10 +145,11 @@ function readSeries(answers, metric, span) {
   if (!span) return null;
   const place = METRIC_NAMES.indexOf(metric) + 1;
   const { rows, meta } = answers.series;
-  const asOf = Math.max(Date.parse(meta.as_of) || 0, 0) || Date.now();
+  // The server's clock, by which buckets have begun and are over; the reader's may be wrong.
+  const now = meta.as_of ? Date.parse(meta.as_of) + (meta.freshness_s ?? 0) * 1000 : Date.now();
   const times = rows.map((row) => Date.parse(row[0]));
-  const begun = times.filter((at) => at <= asOf).length;
-  const over = times.filter((at) => bucketEnd(at, span) <= asOf).length;
+  const begun = times.filter((at) => at <= now).length;
+  const over = times.filter((at) => bucketEnd(at, span) <= now).length;
   const before = answers.previousSeries?.rows ?? [];
   return {
     times,

@@ -19,7 +19,7 @@ export function Page() {
   const empty = view.value.ever === 'never';
   return html`<a class="skip" href="#main" onClick=${skip}>Skip to the numbers</a>
     <div class="page" data-stale=${view.value.stale && view.value.span !== null}>
-      <${Header} />
+      <${Header} empty=${empty} />
       <main id="main" tabindex="-1">
         <${Filters} />
         <${Trouble} />
@@ -60,7 +60,7 @@ function Footer() {
   if (!meta || !span) return html`<footer></footer>`;
   const clockOptions = /** @type {const} */ ({ hour: '2-digit', minute: '2-digit', second: '2-digit' });
   const final = meta.final_until ? ` · final until ${date(Date.parse(meta.final_until), span.tz, { day: 'numeric', month: 'short', hour: '2-digit', minute: '2-digit' })}` : '';
-  const late = meta.late_events > 0 ? ` · ${meta.late_events} late events included` : '';
-  return html`<footer><p>As of ${date(Date.parse(meta.as_of), span.tz, clockOptions)} ${span.tz.replaceAll('_', ' ')}${final}${late}</p>
+  const late = meta.late_events ? ` · ${meta.late_events} late events included` : '';
+  return html`<footer><p>${meta.as_of ? `As of ${date(Date.parse(meta.as_of), span.tz, clockOptions)} ${span.tz.replaceAll('_', ' ')}` : 'Nothing stored yet'}${final}${late}</p>
     <p class="shortcuts"><kbd>D</kbd> day <kbd>W</kbd> week <kbd>M</kbd> month <kbd>R</kbd> realtime <kbd>←</kbd><kbd>→</kbd> move <kbd>X</kbd> compare <kbd>Esc</kbd> clear filters</p></footer>`;
 }
