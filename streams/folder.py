@@ -9,6 +9,7 @@ import asyncio
 import bisect
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Final, Protocol
 
 from faust.types import TP
@@ -21,7 +22,8 @@ from streams.held import Held
 from streams.intake import FetchedRecord
 from streams.log_reader import LogReader
 from streams.measures import Measures
-from streams.position import Fit, SourceLog, check_bounds
+from streams.position import Fit, SourceLog, check_begin
+from streams.recovery import record_before
 
 EVENTS_UNFRAMED_MAX: Final = 1_000_000
 """Events folded while a frame is still on its way; past it reading waits. It bounds the next frame."""
@@ -107,7 +109,10 @@ class Folder:
         """All of a fetch is folded already: it was under way while we sought, or the log was cut."""
         held.behind += 1
         if held.behind % BEHIND_MAX == 0:
-            await asyncio.to_thread(self._check_bounds, held.log, held.position.next_offset)
+            try:
+                await asyncio.to_thread(record_before, LogReader(self._settings), held.log, held.position.next_offset)
+            except RetryableError as error:
+                log.warning("log_end_unknown", partition=held.partition, reason=str(error))
             await self._seek(held)
 
     async def _on_ahead(self, held: Held, first_offset: int) -> None:
@@ -134,16 +139,9 @@ class Folder:
         if self.consumer is not None and self._held(held.partition) is held:
             await self.consumer.seek_to_position(TP(held.log.topic, held.partition))
 
-    def _find_record(self, source: SourceLog, start: int, end: int) -> int | None:
-        """The first offset in [start, end) that the log holds. Raises GapError when `start` was deleted."""
-        self._check_bounds(source, start)
-        record = LogReader(self._settings).first_from(source.topic, source.partition, start, end)
+    def _find_record(self, source: SourceLog, start: int, stop: int) -> int | None:
+        """The first offset in [start, stop) that the log holds. Raises GapError when `start` was deleted."""
+        begin, end = kafka.watermarks(self._settings, source.topic, [source.partition])[source.partition]
+        check_begin(replace(source, begin_offset=begin, end_offset=end), start)
+        record = LogReader(self._settings).first_from(source.topic, source.partition, start, stop)
         return record.offset if record is not None else None
-
-    def _check_bounds(self, source: SourceLog, next_offset: int) -> None:
-        try:
-            bounds = kafka.watermarks(self._settings, source.topic, [source.partition])[source.partition]
-        except RetryableError as error:
-            log.warning("log_bounds_unknown", partition=source.partition, reason=str(error))
-            return
-        check_bounds(SourceLog(source.topic, source.topic_id, source.partition, *bounds), next_offset)

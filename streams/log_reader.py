@@ -1,6 +1,7 @@
 """Reading spans of our own logs: recovery, snapshots and checks ask for exact offsets, outside any group.
 
-Blocking; used from threads. It refuses to jump: an offset outside the log raises GapError.
+Blocking; used from threads. It refuses to jump: an offset outside the log raises GapError. The end of a log is where
+a fetch says it is: Tansu's answer to "what is the end offset?" is short by most of the last batch.
 """
 
 import time
@@ -34,12 +35,13 @@ class LogReader:
 
     settings: Settings
 
-    def read(self, topic: str, partition: int, start: int, end: int) -> Iterator[LogRecord]:
-        """Records with offsets in [start, end), in order. Offsets may be missing (compaction, holes).
+    def read(self, topic: str, partition: int, start: int, end: int | None = None) -> Iterator[LogRecord]:
+        """Records with offsets in [start, end), in order; without `end`, to the log's end as of when it is reached.
 
-        Raises GapError when `start` is not in the log, UnavailableError when no record comes for STALL_S.
+        Offsets may be missing (compaction, holes). Raises GapError when `start` is not in the log (at its end is in
+        it), UnavailableError when no record comes for STALL_S.
         """
-        if start >= end:
+        if end is not None and start >= end:
             return
         consumer = kafka.consumer(self.settings, GROUP, enable_partition_eof=True)
         try:
@@ -52,16 +54,16 @@ class LogReader:
         """The first record at or after `start`, if there is one below `end`."""
         return next(self.read(topic, partition, start, end), None)
 
-    def _records(self, consumer: Any, where: str, start: int, end: int) -> Iterator[LogRecord]:
+    def _records(self, consumer: Any, where: str, start: int, end: int | None) -> Iterator[LogRecord]:
         last_seen = time.monotonic()
         while True:
             message = consumer.poll(POLL_S)
             error = message.error() if message is not None else None
             if message is not None and error is None:
                 last_seen = time.monotonic()
-                if message.offset() < end:
+                if end is None or message.offset() < end:
                     yield LogRecord(message.offset(), message.key(), message.value())
-                if message.offset() >= end - 1:
+                if end is not None and message.offset() >= end - 1:
                     return
             elif error is not None and error.code() == kafka.KafkaError._PARTITION_EOF:
                 return
@@ -69,7 +71,7 @@ class LogReader:
                 raise GapError(f"{where} does not hold offset {start}", remedy="see `headrace doctor`")
             elif time.monotonic() - last_seen > STALL_S:
                 raise UnavailableError(
-                    f"{where} at {self.settings.kafka} gave nothing for {STALL_S:.0f} s below offset {end}"
+                    f"{where} at {self.settings.kafka} gave nothing for {STALL_S:.0f} s, read from {start}"
                 )
 
 

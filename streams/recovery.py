@@ -17,13 +17,14 @@ from schemas.accept import AcceptRule, Outcome
 from schemas.frame import Frame, FrameChunk, decode_chunk
 from schemas.topics import Topics
 from streams.fold import FoldRules, FrameContent, PartitionFold
-from streams.log_reader import LogReader
+from streams.log_reader import LogReader, LogRecord
 from streams.position import (
     REMEDY,
     SourceLog,
-    check_bounds,
+    check_begin,
     check_incarnation,
     check_last_record,
+    past_end,
 )
 from streams.snapshots import SnapshotManifest, find_manifests, read_snapshot
 
@@ -34,7 +35,7 @@ Bounds = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class LogBounds:
-    """First and next offset of one partition in each of the worker's logs."""
+    """First and next offset of one partition in each of the worker's logs; the next ones may be short (Tansu)."""
 
     source: SourceLog
     aggregates: Bounds
@@ -65,9 +66,10 @@ class Replay:
 def log_bounds(settings: Settings, topics: Topics, partitions: list[int]) -> Mapping[int, LogBounds]:
     """Ids and ends of all logs for these partitions. Raises UnavailableError."""
     topic_id = kafka.topic_id(settings, topics.events)
-    events = kafka.watermarks(settings, topics.events, partitions)
-    aggregates = kafka.watermarks(settings, topics.aggregates, partitions)
     snapshots = kafka.watermarks(settings, topics.snapshots, partitions)
+    aggregates = kafka.watermarks(settings, topics.aggregates, partitions)
+    # Last, as frames may cover events that are newer than an end asked for earlier.
+    events = kafka.watermarks(settings, topics.events, partitions)
     return {
         p: LogBounds(SourceLog(topics.events, topic_id, p, *events[p]), aggregates[p], snapshots[p])
         for p in partitions
@@ -119,12 +121,11 @@ class Recovery:
         for i, manifest in enumerate(manifests):
             check_incarnation(bounds.source, manifest.topic_id)
             self._check_version(partition, manifest.fold_version)
-            begin, end = bounds.aggregates
-            if not begin <= manifest.resume_offset <= end:
+            if manifest.resume_offset < bounds.aggregates[0]:
                 log.warning("snapshot_out_of_reach", partition=partition, snapshot=manifest.snapshot_id)
                 continue
             try:
-                chunks = read_snapshot(reader, self.topics.snapshots, manifest, bounds.snapshots[1])
+                chunks = read_snapshot(reader, self.topics.snapshots, manifest)
             except PoisonError as error:
                 log.warning("snapshot_unusable", partition=partition, reason=str(error))
                 continue
@@ -138,7 +139,7 @@ class Recovery:
         """Apply the frames from `base.log_offset` to the log's end; gives (last crc, frames applied, gaps)."""
         last_crc, frames, gaps = base.last_crc, 0, 0
         partition = bounds.source.partition
-        for record in reader.read(self.topics.aggregates, partition, base.log_offset, bounds.aggregates[1]):
+        for record in reader.read(self.topics.aggregates, partition, base.log_offset):
             chunk = _decoded(record.value, record.offset, self.topics.aggregates, partition)
             outcome, frame = rule.feed(record.offset, chunk)
             if frame is not None:
@@ -163,15 +164,9 @@ class Recovery:
 
     def _check(self, reader: LogReader, source: SourceLog, restored: Restored) -> None:
         position = restored.fold.position
-        check_bounds(source, position)
+        check_begin(source, position)
         if position > source.begin_offset:
-            last = reader.first_from(source.topic, source.partition, position - 1, position)
-            if last is None:
-                raise GapError(
-                    f"record {position - 1} of {source.topic} partition {source.partition} is folded "
-                    "but not in the log",
-                    remedy=REMEDY,
-                )
+            last = record_before(reader, source, position)
             check_last_record(source, position, last.value, restored.last_crc)
 
     def _check_version(self, partition: int, fold_version: str) -> None:
@@ -181,6 +176,17 @@ class Recovery:
                 f"this worker folds version {self.rules.version}",
                 remedy="run the release and the fold settings they were made with, or " + REMEDY,
             )
+
+
+def record_before(reader: LogReader, source: SourceLog, next_offset: int) -> LogRecord:
+    """The record before our position. Raises GapError when the log does not reach it any more."""
+    try:
+        last = reader.first_from(source.topic, source.partition, next_offset - 1, next_offset)
+    except GapError as error:
+        raise past_end(source, next_offset) from error
+    if last is None:
+        raise past_end(source, next_offset)
+    return last
 
 
 def content_of(frame: Frame) -> FrameContent:

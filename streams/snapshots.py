@@ -99,7 +99,7 @@ def find_manifests(
     while True:
         start = max(begin_offset, end_offset - tail)
         found: dict[bytes, SnapshotManifest] = {}
-        for record in reader.read(topic, partition, start, end_offset):
+        for record in reader.read(topic, partition, start):
             if record.key is None or not record.key.endswith(_MANIFEST_SUFFIX):
                 continue
             found.pop(record.key, None)
@@ -110,11 +110,11 @@ def find_manifests(
         tail *= TAIL_GROWTH
 
 
-def read_snapshot(reader: LogReader, topic: str, manifest: SnapshotManifest, end_offset: int) -> list[bytes]:
+def read_snapshot(reader: LogReader, topic: str, manifest: SnapshotManifest) -> list[bytes]:
     """The chunks of a snapshot. Raises PoisonError when one is missing or the checksum does not match."""
     chunks: dict[int, bytes] = {}
     wanted = {_chunk_key(manifest, i): i for i in range(manifest.chunks)}
-    for record in reader.read(topic, manifest.partition, manifest.first_offset, end_offset):
+    for record in reader.read(topic, manifest.partition, manifest.first_offset):
         number = wanted.get(record.key or b"")
         if number is not None and record.value is not None:
             chunks[number] = record.value

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -163,10 +164,10 @@ def retry(call: Callable[[], object]) -> None:
             time.sleep(0.2)
 
 
-def dead_letters(settings: Settings) -> list[dict[str, object]]:
+def dead_letters(settings: Settings) -> list[dict[str, Any]]:
     topic = Topics(settings.topic_prefix).dead
     partitions = list(range(len(kafka.admin(settings).list_topics(topic, timeout=10).topics[topic].partitions)))
-    out: list[dict[str, object]] = []
+    out: list[dict[str, Any]] = []
     for partition, (begin, end) in kafka.watermarks(settings, topic, partitions).items():
         for message in read_span(settings, topic, partition, begin, end):
             headers = dict(message.headers())
