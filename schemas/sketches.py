@@ -81,7 +81,7 @@ def hll_estimate(sketch: bytes) -> float:
 
 
 def hist_buckets(values: I64) -> I64:
-    """The bucket of each value (956 to 3,141)."""
+    """The bucket of each value (955 to 3,141)."""
     negative = values < 0
     magnitude = np.where(negative, -(values + 1), values).astype(np.uint64) + negative.astype(np.uint64)
     index = np.searchsorted(_boundaries(), magnitude).astype(np.int64)

@@ -14,7 +14,7 @@ from typing import Final
 
 import numpy as np
 
-from headrace.errors import GapError
+from headrace.errors import FatalError, GapError
 from schemas.frame import DedupeHour
 from streams.fold.batch import Columns, EventBatch, read_columns
 from streams.fold.cascade import close_final
@@ -26,6 +26,15 @@ from streams.fold.histogram import BucketRuns
 from streams.fold.hyperloglog import RegisterRuns
 from streams.fold.rows import RowTable
 from streams.fold.rules import CLOSE_EVERY, FoldRules
+from streams.fold.snapshot import (
+    ROWS_PER_SECTION,
+    Snapshot,
+    SnapshotHead,
+    encode_head,
+    encode_ids,
+    encode_rows,
+    read_snapshot,
+)
 from streams.fold.watermark import running_max, until_each
 from streams.fold.windows import HOUR_US, SECOND_US, clamped, final_at_us, generation, starting_grain, window_start
 
@@ -36,7 +45,7 @@ ones. Held narrow: about 150 bytes an event."""
 
 @dataclass(slots=True)
 class FoldStats:
-    """Of one fold, since it began. `seconds` by stage; the rest are levels."""
+    """Of one fold, since it began. `seconds`: of the processor, by stage; the rest are levels."""
 
     events: int = 0
     open_rows: int = 0
@@ -105,7 +114,7 @@ class PartitionFold:
         if self.position == self._cut_to:
             return None
         self._flush()
-        began = time.perf_counter()
+        began = time.thread_time()
         table = self._state.table
         changed = np.flatnonzero(table.changed[: table.count])
         content = FrameContent(
@@ -152,17 +161,62 @@ class PartitionFold:
         self._dedupe.advance(content.receive_us // HOUR_US)
         for hour in content.dedupe:
             self._dedupe.restore(hour.ids.astype(np.uint64), hour.hour)
-        self._watermark_us, self._receive_us = content.watermark_us, content.receive_us
-        self.last_crc = content.last_crc
-        self.position = self._folded_to = self._cut_to = self._durable_to = content.to_offset
+        self._stand_at(content.to_offset, content.watermark_us, content.receive_us, content.last_crc)
         self._sweep()
 
+    def snapshot(self) -> Snapshot:
+        """The whole state. The fold must be clean: a snapshot never holds more than frames do."""
+        assert self.clean, "a snapshot is taken right after a frame is acknowledged"
+        live = np.flatnonzero(~self._state.table.closed[: self._state.table.count])
+        sections = [
+            encode_rows(read_rows(self._state, live[start : start + ROWS_PER_SECTION]))
+            for start in range(0, len(live), ROWS_PER_SECTION)
+        ]
+        sections += [part for hour, ids in self._dedupe.by_hour() for part in encode_ids(hour, ids)]
+        head = SnapshotHead(
+            partition=self.partition,
+            version=self.rules.version,
+            position=self.position,
+            watermark_us=self._watermark_us,
+            receive_us=self._receive_us,
+            last_crc=self.last_crc,
+            sections=len(sections),
+        )
+        return Snapshot(self.position, (encode_head(head), *sections))
+
+    @classmethod
+    def restore(cls, rules: FoldRules, partition: int, chunks: Sequence[bytes]) -> "PartitionFold":
+        """The fold that a snapshot was taken of; `chunks` are its bytes, cut anywhere.
+
+        Raises PoisonError when they are damaged, FatalError when they are of another partition or fold version.
+        """
+        parts = read_snapshot(chunks)
+        head = parts.head
+        if (head.partition, head.version) != (partition, rules.version):
+            raise FatalError(
+                f"a snapshot of partition {head.partition}, fold version {head.version}, was read for partition "
+                f"{partition}, version {rules.version}",
+                remedy="run the release and the fold settings it was taken with",
+            )
+        fold = cls(rules, partition)
+        for rows in parts.rows:
+            write_rows(fold._state, rows)
+        fold._dedupe.advance(head.receive_us // HOUR_US)
+        for hour, ids in parts.ids:
+            fold._dedupe.restore(ids.astype(np.uint64), hour)
+        fold._stand_at(head.position, head.watermark_us, head.receive_us, head.last_crc)
+        return fold
+
     # ------------------------------------------------------------------------------------------ private
+
+    def _stand_at(self, position: int, watermark_us: int, receive_us: int, last_crc: int) -> None:
+        self.position = self._folded_to = self._cut_to = self._durable_to = position
+        self._watermark_us, self._receive_us, self.last_crc = watermark_us, receive_us, last_crc
 
     def _flush(self) -> None:
         """Fold what is pending."""
         batches, self._pending, self._pending_events = self._pending, [], 0
-        began = time.perf_counter()
+        began = time.thread_time()
         filled = [b for b in batches if len(b.offsets)]
         if filled:
             columns = read_columns(filled)
@@ -172,13 +226,13 @@ class PartitionFold:
         self._pass(self.position)
 
     def _fold(self, columns: Columns) -> None:
-        began = time.perf_counter()
+        began = time.thread_time()
         rules = self.rules
         receive = running_max(columns.receive_us, self._receive_us)
         kept = self._drop_duplicates(columns, receive // HOUR_US)
         self._receive_us = int(receive[-1])
         self._spent("dedupe", began)
-        began = time.perf_counter()
+        began = time.thread_time()
         timestamp = clamped(columns.timestamp_us, columns.receive_us, rules)
         watermark = until_each(
             running_max(timestamp - rules.bound_s * SECOND_US, self._watermark_us), self._watermark_us
@@ -223,7 +277,7 @@ class PartitionFold:
     def _count(self, columns: Columns, placed: Placed, start: int, end: int) -> None:
         if start == end:
             return
-        began = time.perf_counter()
+        began = time.thread_time()
         own = slice(start, end)
         some = Placed(placed.events[own], placed.grain[own], placed.window[own], placed.generation[own])
         count_events(self._state, columns, some)
@@ -237,14 +291,14 @@ class PartitionFold:
 
     def _close(self, watermark_us: int) -> None:
         if self._state.table.next_final_us <= watermark_us:
-            began = time.perf_counter()
+            began = time.thread_time()
             close_final(self._state, watermark_us)
             self._spent("close", began)
 
     def _sweep(self) -> None:
         """Drop dead rows once there are enough of them."""
         if self._state.table.sweep_due:
-            began = time.perf_counter()
+            began = time.thread_time()
             renumbered = self._state.table.sweep()
             self._state.registers.renumber(renumbered)
             self._state.buckets.renumber(renumbered)
@@ -252,7 +306,7 @@ class PartitionFold:
 
     def _spent(self, stage: str, began: float) -> None:
         spent = self._stats.seconds
-        spent[stage] = spent.get(stage, 0.0) + time.perf_counter() - began
+        spent[stage] = spent.get(stage, 0.0) + time.thread_time() - began
 
 
 def _by_hour(ids: Sequence[tuple[int, U64]]) -> list[DedupeHour]:
