@@ -108,8 +108,14 @@ def send(ready: dict[str, Any], customer: dict[str, Any], count: int) -> None:
     basic = base64.b64encode(f"{customer['write_key']}:".encode()).decode()
     headers = {"Content-Type": "application/json", "Authorization": f"Basic {basic}"}
     deadline = time.monotonic() + 60
-    while ask(f"{ready['ingest_url']}/v1/batch", {"batch": batch}, headers)[0] != 200:
-        assert time.monotonic() < deadline, "the gateway takes nothing"
+    while True:
+        try:
+            status, answer = ask(f"{ready['ingest_url']}/v1/batch", {"batch": batch}, headers)
+        except OSError as error:
+            status, answer = 0, error
+        if status == 200:
+            return
+        assert time.monotonic() < deadline, f"the gateway takes nothing: {answer!r}"
         time.sleep(0.2)
 
 
