@@ -30,9 +30,7 @@ def test_a_code_becomes_a_session_on_every_replica(
         assert nobody.status_code == 404
 
         browser = httpx.Client(base_url=url)
-        foreign = browser.post(
-            "/v1/session", json={"code": made["code"]}, headers={"Origin": "http://evil.example"}
-        )
+        foreign = browser.post("/v1/session", json={"code": made["code"]}, headers={"Origin": "http://evil.example"})
         assert foreign.json()["type"] == TYPE_PREFIX + "cross-site"
         signed_in = browser.post("/v1/session", json={"code": made["code"]}, headers=SAME)
         assert signed_in.status_code == 200, signed_in.text
@@ -61,9 +59,7 @@ def test_a_code_becomes_a_session_on_every_replica(
         assert browser.cookies[REFRESH_COOKIE] != old_refresh
         again = {"Cookie": f"{REFRESH_COOKIE}={old_refresh}"}
         assert httpx.post(f"{other_url}/v1/session/refresh", headers=again | SAME).status_code == 200
-        who = httpx.post(
-            f"{url}/v1/session/refresh", headers={"Authorization": f"Bearer {world.tokens[mine]}"}
-        )
+        who = httpx.post(f"{url}/v1/session/refresh", headers={"Authorization": f"Bearer {world.tokens[mine]}"})
         assert who.json()["customer"]["customer_id"] == mine
         assert "set-cookie" not in who.headers
 

@@ -1,0 +1,146 @@
+"""Live streams: what the sinks write to Redis reaches browsers, resumed on any replica, and nobody waits for it."""
+
+import json
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from queue import Empty, Queue
+from typing import Any
+
+import httpx
+from redis import Redis
+
+from api.live import HEARTBEAT_S
+from api.problems import TYPE_PREFIX
+from headrace.runtime.parts import Part
+from headrace.runtime.ports import free_ports
+from headrace.runtime.process import Process
+from headrace.runtime.valkey_engine import ValkeyEngine
+from headrace.settings import Settings
+from sinks.live import STREAM_ENTRIES_MAX, LiveNotices, stream_key
+from tests.integration.api_world import make_world, running_api, settings_with_key, wait_until
+from tests.integration.conftest import Databases, MakeSettings
+
+Message = tuple[str, Any, str | None]
+
+
+def test_changes_reach_streams_and_are_resumed_on_another_replica(
+    make_settings: MakeSettings, postgres: Databases, tmp_path: Path
+) -> None:
+    settings = settings_with_key(make_settings("postgres", "redis"), tmp_path)
+    world = make_world(settings, postgres.shards, count=50)
+    mine, theirs = world.customers
+    second = Settings.load(environ=settings.as_environment() | {"HEADRACE_API_PORT": str(free_ports(1)[0])})
+    notices = LiveNotices(settings)
+    headers = {"Authorization": f"Bearer {world.tokens[mine]}"}
+    with running_api(settings) as url, running_api(second) as other_url:
+        with streaming(url, headers) as messages:
+            name, data, _ = messages.get(timeout=5)
+            assert (name, data["changed"]) == ("stats", False)
+            assert data["as_of"] is not None, "the first message says how fresh the data is"
+            notices.changed({mine: 3, theirs: 5}, 1_800_000_000_000_000)
+            notices.stored({mine: [{"event": "signup"}], theirs: [{"event": "secret"}]}, 1_800_000_000_000_000)
+            found = until(messages, lambda message: message[0] == "events")
+            assert found[-1][1] == {"events": [{"event": "signup"}]}
+            stats = until(messages, lambda message: message[0] == "stats" and message[1]["changed"])[-1]
+            assert stats[1]["as_of"] == "2027-01-15T08:00:00Z"
+            resume_at = stats[2]
+            assert resume_at is not None
+            quiet = messages.get(timeout=HEARTBEAT_S + 3)
+            assert (quiet[0], quiet[1]["changed"], quiet[2]) == ("stats", False, None)
+
+        notices.stored({mine: [{"event": "missed"}]}, 1_800_000_001_000_000)
+        with streaming(other_url, headers | {"Last-Event-ID": resume_at}) as messages:
+            found = until(messages, lambda message: message[0] == "events")
+            assert found[-1][1] == {"events": [{"event": "missed"}]}
+            assert "resync" not in [message[0] for message in found]
+
+        for _ in range(2 * STREAM_ENTRIES_MAX):
+            notices.changed({mine: 1}, 1_800_000_002_000_000)
+        trimmed = Redis.from_url(settings.redis).xlen(stream_key(mine))
+        assert isinstance(trimmed, int)
+        assert trimmed < 2 * STREAM_ENTRIES_MAX
+        for cursor in (resume_at, "1-1", "nonsense", "9" * 30 + "-1"):
+            with streaming(url, headers | {"Last-Event-ID": cursor}) as messages:
+                assert [messages.get(timeout=5)[0] for _ in range(2)] == ["stats", "resync"], cursor
+
+        # running_api ends the processes with SIGTERM and checks that they end in time: with a stream still open.
+        with streaming(url, headers) as messages:
+            messages.get(timeout=5)
+    notices.close()
+
+
+def test_redis_going_away_ends_streams_and_clients_are_told_to_poll(
+    make_settings: MakeSettings, postgres: Databases, tmp_path: Path, start_part: Callable[[Part], Process]
+) -> None:
+    engine = ValkeyEngine(folder=tmp_path / "valkey", port=free_ports(1)[0], password=secrets.token_urlsafe(16))
+    process = start_part(engine)
+    settings = settings_with_key(make_settings("postgres", redis=engine.url()), tmp_path)
+    world = make_world(settings, postgres.shards, count=50)
+    headers = {"Authorization": f"Bearer {world.tokens[world.customers[0]]}"}
+    totals = {"kind": "totals", "metrics": ["events"], "range": {"from": "-3y"}}
+    with running_api(settings) as url:
+        with streaming(url, headers) as messages:
+            messages.get(timeout=5)
+            process.kill()
+            until(messages, lambda message: message[0] == "end", timeout_s=20)
+        refused = httpx.get(f"{url}/v1/live", headers=headers, timeout=10)
+        assert (refused.status_code, refused.json()["type"]) == (503, TYPE_PREFIX + "live-unavailable")
+        assert refused.headers["retry-after"]
+        assert httpx.post(f"{url}/v1/query", json=totals, headers=headers).status_code == 200
+        start_part(engine)
+
+        def streams_again() -> bool:
+            with httpx.stream("GET", f"{url}/v1/live", headers=headers, timeout=10) as answer:
+                return answer.status_code == 200
+
+        wait_until(streams_again, 10)
+
+
+@contextmanager
+def streaming(url: str, headers: dict[str, str]) -> Iterator["Queue[Message]"]:
+    """Messages of a stream as they come; ("end", …) when the server ends it."""
+    messages: Queue[Message] = Queue()
+    with httpx.Client(timeout=httpx.Timeout(5, read=30)) as client:
+        request = client.build_request("GET", f"{url}/v1/live", headers=headers)
+        answer = client.send(request, stream=True)
+        assert answer.status_code == 200, answer.read()
+        reader = threading.Thread(target=_read, args=(answer, messages), daemon=True)
+        reader.start()
+        yield messages
+        # Closing the response alone would leave the reader waiting for the next heartbeat.
+        answer.extensions["network_stream"].get_extra_info("socket").shutdown(socket.SHUT_RDWR)
+    reader.join(timeout=10)
+
+
+def _read(answer: httpx.Response, messages: "Queue[Message]") -> None:
+    name, entry_id = "", None
+    try:
+        for line in answer.iter_lines():
+            if line.startswith("event: "):
+                name = line[7:]
+            elif line.startswith("id: "):
+                entry_id = line[4:]
+            elif line.startswith("data: "):
+                messages.put((name, json.loads(line[6:]), entry_id))
+                entry_id = None
+    except (httpx.HTTPError, httpx.StreamError, OSError):
+        pass
+    messages.put(("end", None, None))
+
+
+def until(messages: "Queue[Message]", wanted: Callable[[Message], bool], timeout_s: float = 8.0) -> list[Message]:
+    """All messages up to the wanted one."""
+    deadline = time.monotonic() + timeout_s
+    found: list[Message] = []
+    while True:
+        try:
+            found.append(messages.get(timeout=max(0.01, deadline - time.monotonic())))
+        except Empty:
+            raise AssertionError(f"waited in vain; got {found}") from None
+        if wanted(found[-1]):
+            return found
