@@ -1,0 +1,150 @@
+"""Snapshots: recovery from them, what is trimmed below them, and what a damaged one does."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from headrace import kafka
+from headrace.settings import Settings
+from headrace.topics import create_topics
+from schemas.topics import Topics
+from streams.log_reader import LogReader
+from streams.snapshots import KEPT, SnapshotManifest, find_manifests, read_snapshot
+from streams.trimming import GROUP_POSTGRES
+from tests.integration.conftest import MakeSettings
+from tests.integration.streams_world import Judge, Sender, WorkerProcess, some_events
+
+StartWorker = Callable[..., WorkerProcess]
+
+
+@pytest.fixture
+def settings(make_settings: MakeSettings) -> Settings:
+    made = make_settings(
+        "kafka", metrics_port=0, events_partitions=2, snapshot_interval_s=1.0, aggregates_age_min_s=0.0
+    )
+    create_topics(made)
+    return made
+
+
+@pytest.fixture
+def start_worker(settings: Settings, tmp_path: Path) -> Iterator[StartWorker]:
+    started: list[WorkerProcess] = []
+
+    def start(own: Settings = settings) -> WorkerProcess:
+        started.append(WorkerProcess(own, tmp_path / f"worker-{len(started)}.log"))
+        return started[-1]
+
+    yield start
+    for worker in started:
+        worker.clean_up()
+
+
+def commit_as_sink(settings: Settings, judge: Judge) -> dict[int, int]:
+    """Commit the judge's resume offsets as the Postgres sink's."""
+    consumer = kafka.consumer(settings, GROUP_POSTGRES)
+    resume = {p: view.rule.resume_offset for p, view in judge.views.items()}
+    consumer.commit(
+        offsets=[kafka.TopicPartition(judge.topics.aggregates, p, offset) for p, offset in resume.items()],
+        asynchronous=False,
+    )
+    consumer.close()
+    return resume
+
+
+def manifests(settings: Settings, partition: int) -> list[SnapshotManifest]:
+    topic = Topics(settings.topic_prefix).snapshots
+    begin, end = kafka.watermarks(settings, topic, [partition])[partition]
+    return find_manifests(LogReader(settings), topic, partition, begin, end)
+
+
+def newest_positions(settings: Settings) -> dict[int, int]:
+    found = {p: manifests(settings, p) for p in range(settings.events_partitions)}
+    return {p: some[0].position for p, some in found.items() if some}
+
+
+def begins(settings: Settings) -> dict[int, int]:
+    topic = Topics(settings.topic_prefix).aggregates
+    bounds = kafka.watermarks(settings, topic, list(range(settings.events_partitions)))
+    return {p: begin for p, (begin, _) in bounds.items()}
+
+
+def wait_for(condition: Callable[[], bool], worker: WorkerProcess, timeout_s: float = 60) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert worker.process.poll() is None, worker.log[-3000:]
+        assert time.monotonic() < deadline, worker.log[-3000:]
+        time.sleep(0.2)
+
+
+def test_recovery_from_a_snapshot_and_trimming_below(settings: Settings, start_worker: StartWorker) -> None:
+    sender, judge = Sender(settings), Judge(settings)
+    partitions = range(settings.events_partitions)
+    worker = start_worker()
+    worker.wait_log("partitions_assigned")
+    for part in range(3):
+        sender.events(some_events(50 + part, 3_000))
+        judge.wait(workers=[worker])
+        wait_for(lambda: newest_positions(settings) == judge.positions(), worker)
+    assert begins(settings) == dict.fromkeys(partitions, 0), "nothing may go before the sink has committed"
+
+    committed = commit_as_sink(settings, judge)
+    sender.events(some_events(60, 2_000))
+    judge.wait(workers=[worker])
+    wait_for(lambda: all(begin > 0 for begin in begins(settings).values()), worker)
+    assert all(begin <= committed[p] for p, begin in begins(settings).items())
+    assert all(len(manifests(settings, p)) == KEPT for p in partitions)
+    worker.kill()
+
+    sender.events(some_events(61, 2_000))
+    again = start_worker()
+    judge.wait(workers=[again])
+    judge.assert_exact()
+    assert again.log.count('"origin": "snapshot"') == settings.events_partitions
+    assert again.stop() == 0
+
+
+def test_a_damaged_snapshot_is_passed_over(settings: Settings, start_worker: StartWorker) -> None:
+    sender, judge = Sender(settings), Judge(settings)
+    sender.events(some_events(70, 3_000))
+    worker = start_worker()
+    judge.wait(workers=[worker])
+    wait_for(lambda: all(manifests(settings, p) for p in judge.partitions), worker)
+    assert worker.stop() == 0
+
+    topic = judge.topics.snapshots
+    producer = kafka.producer(settings)
+    for partition in judge.partitions:
+        newest = manifests(settings, partition)[0]
+        assert read_snapshot(LogReader(settings), topic, newest)
+        bad = msgspec.structs.replace(newest, snapshot_id="damaged")
+        producer.produce(topic, msgspec.json.encode(bad), b"%d/damaged/manifest" % partition, partition=partition)
+    assert producer.flush(20) == 0
+
+    sender.events(some_events(71, 3_000))
+    again = start_worker()
+    judge.wait(workers=[again])
+    judge.assert_exact()
+    assert again.log.count("snapshot_unusable") == settings.events_partitions
+    assert again.log.count('"origin": "snapshot"') == settings.events_partitions
+    assert again.stop() == 0
+
+
+def test_frames_trimmed_without_a_snapshot_are_a_gap(settings: Settings, start_worker: StartWorker) -> None:
+    sender, judge = Sender(settings), Judge(settings)
+    sender.events(some_events(80, 1_000))
+    worker = start_worker(replace(settings, snapshot_interval_s=3600.0))
+    judge.wait(workers=[worker])
+    assert worker.stop() == 0
+    admin = kafka.admin(settings)
+    topics = judge.topics
+    ends = kafka.watermarks(settings, topics.aggregates, judge.partitions)
+    trimmed = [kafka.TopicPartition(topics.aggregates, p, end) for p, (_, end) in ends.items()]
+    for future in admin.delete_records(trimmed).values():
+        future.result(20)
+    refused = start_worker()
+    assert refused.exit_code() == 70
+    assert "no snapshot reaches back that far" in refused.log
