@@ -33,6 +33,7 @@ CUSTOMERS = (
 )
 PARTITIONS = 8
 EXIT_FAILED = 1
+TABLE_WIDTH = 120
 
 Job = Callable[[System, threading.Event], None]
 
@@ -157,12 +158,14 @@ def _document(outcome: Outcome, seed: int) -> dict[str, object]:
 
 
 def _print_table(outcome: Outcome) -> None:
-    table = Table("total", "from the data", "from the API", "", "")
+    table = Table("total", "from the data", "from the API", "", "", box=None, pad_edge=False)
     for column in (1, 2):
         table.columns[column].justify = "right"
     for line in outcome.comparison.lines:
         table.add_row(line.name, line.expected, line.found, "equal" if line.equal else "DIFFERENT", line.note)
-    Console(file=sys.stdout, highlight=False).print(table)
+    console = Console(file=sys.stdout, highlight=False)
+    console.width = max(console.width, TABLE_WIDTH)  # a pipe would otherwise fold it to 80 columns
+    console.print(table)
     _say(", ".join(f"{step} {seconds:g} s" for step, seconds in outcome.seconds.items()))
     wrong = sum(not line.equal for line in outcome.comparison.lines)
     click.echo("all totals are equal" if outcome.comparison.equal else f"{wrong} totals DIFFER")

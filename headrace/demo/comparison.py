@@ -32,9 +32,13 @@ class Comparison:
         """Whether there is something compared and all of it holds."""
         return bool(self.lines) and all(line.equal for line in self.lines)
 
-    def count(self, name: str, expected: int, found: int) -> None:
+    def failed(self, name: str, error: object) -> None:
+        """Something that could not be compared at all."""
+        self.lines.append(Line(name, "", "", equal=False, note=str(error)))
+
+    def count(self, name: str, expected: int, found: int, note: str = "") -> None:
         """Two counts that must be the same."""
-        note = "" if expected == found else f"off by {found - expected:+,}"
+        note = note if expected == found else f"off by {found - expected:+,}"
         self.lines.append(Line(name, f"{expected:,}", f"{found:,}", expected == found, note))
 
     def money(self, name: str, expected: Decimal, found: Decimal) -> None:

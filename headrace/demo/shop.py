@@ -19,9 +19,9 @@ from producers.importer.position import FileImports
 from producers.importer.transform import Plan
 
 MAPPING = "online_retail"
-COVER_TIMEOUT_S = 120.0
+COVER_TIMEOUT_S = 180.0
 SETTLE_S = 2.0  # a count that is right must stay so: time for a second delivery to show itself
-PRODUCTS_A_QUERY = 400
+PRODUCTS_A_QUERY = 150
 METRICS = ["events", "users", "sum(value)"]
 
 

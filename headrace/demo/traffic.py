@@ -74,7 +74,7 @@ def send_burst(ingest_url: str, customers: Sequence[Customer], seed: int, clock:
 
 def compare_burst(api_url: str, burst: Burst, comparison: Comparison) -> None:
     """Wait until the answers cover one customer's part of the burst, then compare its totals."""
-    name = f"customer {burst.customer.customer_id}"
+    name = burst.customer.name
     metrics = ["events", "users", "sum(value)"]
     with Answers(api_url, burst.customer.read_token) as answers:
 
@@ -84,7 +84,9 @@ def compare_burst(api_url: str, burst: Burst, comparison: Comparison) -> None:
         wait_until(look, COVER_TIMEOUT_S)
         wait_until(lambda: False, SETTLE_S)
         whole = answers.ask("totals", burst.start, burst.end, metrics=metrics)
-        comparison.count(f"{name}: events, {burst.repeats:,} repeats left out", burst.events, whole.number("events"))
+        comparison.count(
+            f"{name}: events", burst.events, whole.number("events"), f"{burst.repeats:,} repeats sent too"
+        )
         comparison.money(f"{name}: revenue", burst.revenue, whole.amount("sum(value)"))
         comparison.estimate(f"{name}: users (sketch)", burst.users, whole.number("users"))
 

@@ -73,29 +73,42 @@ class Importer:
         started = self._imports.begin(plan.customer_id, plan.file_sha256, plan.mapping.sha256, path.name, again=again)
         events, next_row, reasons = 0, started.next_row, dict[str, int]()
         with CountingFile(path) as file:
-            pieces = read_pieces(file, plan.mapping, str(path), started.next_row)
-            for piece in pieces:
-                mapped = map_rows(piece, plan, self._clock.now_us())
-                self._publish(mapped, plan)
-                for refused in mapped.refused:
-                    reasons[refused.reason] = reasons.get(refused.reason, 0) + 1
-                events, next_row = events + mapped.events.num_rows, piece.next_number
+
+            def acknowledge() -> None:
+                """Wait until Kafka has all that was sent, then move the position past it."""
                 rejected = sum(reasons.values())
+                self._publisher.settle()
                 self._imports.advance(started.import_id, next_row, started.rows_rejected + rejected)
                 if self._on_progress is not None:
                     self._on_progress(Progress(file.bytes_read, file.bytes_total, events, rejected))
+
+            # While Kafka stores a piece the next one is read and mapped; it is sent when the former is acknowledged.
+            for mapped, values, after in self._mapped(file, plan, str(path), started.next_row):
+                if next_row > started.next_row:
+                    acknowledge()
+                self._send(mapped, values, plan)
+                for refused in mapped.refused:
+                    reasons[refused.reason] = reasons.get(refused.reason, 0) + 1
+                events, next_row = events + mapped.events.num_rows, after
+            acknowledge()
         self._imports.complete(started.import_id)
         return Imported(
             str(path), plan.file_sha256, events, reasons,
             started.next_row if started.resumed else None, started.rows_rejected, next_row,
         )  # fmt: skip
 
-    def _publish(self, mapped: Mapped, plan: Plan) -> None:
-        """Send one piece and return when Kafka has all of it."""
+    def _mapped(
+        self, file: "CountingFile", plan: Plan, origin: str, next_row: int
+    ) -> Iterator[tuple[Mapped, list[bytes], int]]:
+        """Each piece mapped and encoded, with the row after it."""
+        for piece in read_pieces(file, plan.mapping, origin, next_row):
+            mapped = map_rows(piece, plan, self._clock.now_us())
+            yield mapped, encode_events(mapped.events), piece.next_number
+
+    def _send(self, mapped: Mapped, values: list[bytes], plan: Plan) -> None:
         key = record_key(plan.customer_id)
-        self._publisher.send([key] * mapped.events.num_rows, encode_events(mapped.events))
+        self._publisher.send([key] * len(values), values)
         self._publisher.reject([(key, item.raw, _headers(item, plan)) for item in mapped.refused])
-        self._publisher.settle()
 
 
 def read_pieces(file: Content, mapping: Mapping, origin: str, next_row: int) -> Iterator[Rows]:
