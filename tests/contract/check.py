@@ -1,4 +1,4 @@
-"""`make check`'s look at the contracts: schemas evolve compatibly; OpenAPI and reference pages are what the code says."""
+"""`make check` on contracts: schemas evolve compatibly; OpenAPI and reference pages are what the code says."""
 
 import json
 import sys

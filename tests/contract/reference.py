@@ -1,4 +1,4 @@
-"""docs/reference/settings.md and metrics.md, written from the code. `python -m tests.contract.reference` writes them."""
+"""Writes docs/reference/settings.md and metrics.md from the code: `python -m tests.contract.reference`."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
