@@ -126,9 +126,7 @@ def count(definite: Question, events: Sequence[Event]) -> dict[tuple[int | None,
             )
         values = tuple(_value(event, dimension.name) for dimension in definite.dimensions)
         groups.setdefault((bucket, values), []).append(event)
-    return {
-        key: [measure(metric.function, found) for metric in definite.metrics] for key, found in groups.items()
-    }
+    return {key: [measure(metric.function, found) for metric in definite.metrics] for key, found in groups.items()}
 
 
 def measure(function: str, events: list[Event]) -> Number:

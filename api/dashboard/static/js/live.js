@@ -56,17 +56,15 @@ export function listen(name, canStream, hooks) {
     nextOpen = performance.now() + Math.min(REOPEN_MS_MIN * 2 ** Math.min(opens, 5), REOPEN_MS_MAX) * (0.75 + Math.random() / 2);
     const opened = new EventSource('/v1/live');
     source = opened;
-    let dropped = false;
     opened.onopen = () => {
       opens = 0;
-      if (dropped) hooks.onPoll();
-      dropped = false;
       // An open stream counts as heard: a quiet customer's page is not polled.
       hear('open', {});
+      // It tells what comes from now on; what came since the last answer is asked for.
+      hooks.onPoll();
       channel.postMessage({ kind: 'open', body: {} });
     };
     opened.onerror = () => {
-      dropped = true;
       if (liveState.value === 'live' || liveState.value === 'connecting') liveState.value = 'reconnecting';
       // Closed for good (503, 401): no reason to wait for the silence to grow.
       if (opened.readyState === EventSource.CLOSED) lastHeard = -Infinity;
