@@ -7,6 +7,7 @@ frames to cover what it holds. Both are bounded; a partition that has enough is 
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 import pyarrow as pa
@@ -23,7 +24,7 @@ from sinks import clickhouse_events
 from sinks.backoff import Backoff
 from sinks.clickhouse_events import EventRecord, EventSlice, EventsPartition, EventTable
 from sinks.clickhouse_rollups import RollupStore
-from sinks.clickhouse_store import ClickHouseStore, InsertCursor
+from sinks.clickhouse_store import ClickHouseStore, InsertCursor, completed
 from sinks.consumer import ConsumerLoop, FrameDecoder, FrameRecord, Place, Subscription
 from sinks.lane import Lane
 from sinks.live import SAMPLE_EVENTS_MAX, LiveNotices
@@ -38,6 +39,10 @@ SPANS_MAX: Final = 10_000
 RECORDS_FETCHED_MAX: Final = 2_000
 IDLE_WAIT_S: Final = 0.2
 LOAD_WAIT_S: Final = 0.2
+COMPLETE_EVERY_S: Final = 2.0
+"""How often an idle partition's cursor says that nothing is missing: each time makes a small part."""
+FETCH_AGE_MAX_US: Final = 1_000_000
+"""An end of the log that a fetch has shown is no older than this."""
 CLOSE_WAIT_S: Final = 10.0
 
 log = get_logger(__name__)
@@ -76,6 +81,7 @@ class EventsInserter:
             )
             for partition, cursor in cursors.items()
         }
+        self._ends: tuple[Mapping[int, int], int] | None = None
         self.failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="clickhouse-events", daemon=True)
 
@@ -112,6 +118,11 @@ class EventsInserter:
                 self._partitions[record.partition].add_frame_record(record)
             self._changed.notify_all()
 
+    def note_event_ends(self, ends: Mapping[int, int], at_us: int) -> None:
+        """`events` ended at `ends` at `at_us` (by partition). Stored when there is nothing to insert."""
+        with self._changed:
+            self._ends = (ends, at_us)
+
     def full(self) -> tuple[set[int], set[int]]:
         """The partitions of which no more events, and no more frames, may come now."""
         with self._changed:
@@ -129,6 +140,8 @@ class EventsInserter:
                 slices = self._next_slices()
                 if slices:
                     self._retry(lambda slices=slices: self._insert(slices))  # type: ignore[misc]
+                else:
+                    self._note_complete()
                 with self._changed:
                     spare_s = started + INTERVAL_S - time.monotonic()
                     if not self._closing and spare_s > 0:
@@ -137,6 +150,24 @@ class EventsInserter:
             if not self._closing:
                 log.error("events_inserter_failed", error=str(error))
                 self.failure = error
+
+    def _note_complete(self) -> None:
+        with self._changed:
+            noted, self._ends = self._ends, None
+        if noted is None or self._closing:
+            return
+        level = completed(list(self._durable.values()), *noted)
+        try:
+            self._store.advance(level, self._topic_id)
+        except RetryableError as error:
+            self._store.close()
+            log.warning("completeness_not_noted", store="clickhouse-events", error=error.message)
+            return
+        with self._changed:
+            for cursor in level:
+                self._durable[cursor.partition] = cursor
+                own = self._partitions[cursor.partition]
+                own.cursor = replace(own.cursor, complete_us=cursor.complete_us)
 
     def _next_slices(self) -> list[EventSlice]:
         with self._changed:
@@ -197,7 +228,8 @@ class ClickHouseReader:
         stopping: threading.Event,
         clock: Clock | None = None,
     ) -> None:
-        clock = clock or SystemClock()
+        self._clock = clock = clock or SystemClock()
+        self._complete_at = 0.0
         self._topics = Topics(settings.topic_prefix)
         self._partitions = list(partitions)
         self._decoder = FrameDecoder(GROUP)
@@ -256,6 +288,19 @@ class ClickHouseReader:
             if partition in lane:
                 out[self._topics.aggregates, partition] = min(cursor.resume_at, lane[partition])
         return out
+
+    def see_ends(self, ends: Mapping[Place, int]) -> None:
+        """Measures lag; notes now and then that partitions are complete."""
+        resume = self.resume_offsets()
+        for topic, part in ((self._topics.events, "events"), (self._topics.aggregates, "rollups")):
+            behind = [max(0, end - resume.get(place, end)) for place, end in ends.items() if place[0] == topic]
+            metrics.gauge("headrace_sink_lag_records", "clickhouse", part).set(sum(behind))
+        if time.monotonic() - self._complete_at >= COMPLETE_EVERY_S:
+            self._complete_at = time.monotonic()
+            event_ends = {place[1]: end for place, end in ends.items() if place[0] == self._topics.events}
+            at_us = self._clock.now_us() - FETCH_AGE_MAX_US
+            self._inserter.note_event_ends(event_ends, at_us)
+            self._lane.note_event_ends(event_ends, at_us)
 
     def check(self) -> None:
         """Raise what stopped a thread."""

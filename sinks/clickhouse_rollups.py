@@ -12,7 +12,7 @@ import pyarrow as pa
 from headrace.settings import Settings
 from headrace.shards.map import INT8_END, INT8_MIN
 from schemas.frame import Frame
-from sinks.clickhouse_store import ClickHouseStore, InsertCursor, moved
+from sinks.clickhouse_store import ClickHouseStore, InsertCursor, completed, moved
 from sinks.cursors import Applied, Cursor
 
 TABLE: Final = "rollup_rows"
@@ -76,6 +76,15 @@ class RollupStore:
         self._cursors = cursors
         receive_us = max((frame.header.receive_us for frame in frames), default=0)
         return Applied(rows.num_rows, 0, {}, receive_us, behind=False)
+
+    def complete(self, event_ends: Mapping[int, int], at_us: int) -> None:
+        """Note that cursors at or past these ends of `events` hold all that there was at `at_us`.
+
+        Raises UnavailableError.
+        """
+        level = completed(list(self._cursors.values()), event_ends, at_us)
+        self._store.advance(level, self._topic_id)
+        self._cursors |= {cursor.partition: cursor for cursor in level}
 
 
 def frame_rows(frames: Sequence[Frame]) -> pa.Table:

@@ -37,6 +37,7 @@ _CURSOR_COLUMNS: Final = (
     "watermark_us",
     "receive_us",
     "prev_receive_us",
+    "complete_us",
 )
 
 
@@ -51,6 +52,7 @@ class InsertCursor:
     watermark_us: int = 0
     receive_us: int = 0
     prev_receive_us: int = 0
+    complete_us: int = 0
 
 
 class ClickHouseStore:
@@ -110,6 +112,7 @@ class ClickHouseStore:
                 cursor.watermark_us,
                 cursor.receive_us,
                 cursor.prev_receive_us,
+                cursor.complete_us,
             )
             for cursor in cursors
         ]
@@ -136,3 +139,12 @@ def moved(cursor: InsertCursor, changes: Mapping[str, Any]) -> InsertCursor:
     if changes.get("receive_us", cursor.receive_us) != cursor.receive_us:
         changes = {**changes, "prev_receive_us": cursor.receive_us}
     return replace(cursor, **changes)
+
+
+def completed(cursors: Sequence[InsertCursor], event_ends: Mapping[int, int], at_us: int) -> list[InsertCursor]:
+    """The cursors that are level with the end of `events` as it was at `at_us`, noted as complete up to then."""
+    return [
+        replace(cursor, complete_us=at_us)
+        for cursor in cursors
+        if cursor.partition in event_ends and cursor.next_offset >= event_ends[cursor.partition]
+    ]

@@ -27,6 +27,8 @@ BLOCKED_WAIT_S: Final = 0.01
 PAUSE_AFTER_S: Final = 1.0
 """A block shorter than this does not pause the client, which would throw away what it has fetched."""
 COMMIT_EVERY_S: Final = 2.0
+ENDS_EVERY_S: Final = 1.0
+"""How often readers are told where the log ends."""
 GROUP_SETTINGS: Final = {
     # a sink that is gone is replaced within seconds; Tansu's joins take as long as the session time-out
     "session_timeout_ms": 6000,
@@ -63,6 +65,9 @@ class Reader(Protocol):
 
     def resume_offsets(self) -> Mapping[Place, int]:
         """What is durable: where a restart would read on from."""
+
+    def see_ends(self, ends: Mapping[Place, int]) -> None:
+        """Told about every second: the next offsets of the logs, as the last fetches showed them."""
 
     def check(self) -> None:
         """Raise what has gone wrong in the background, if anything."""
@@ -110,6 +115,7 @@ class ConsumerLoop:
         self._blocked_since: float | None = None
         self._committed: dict[Place, int] = {}
         self._commit_at = 0.0
+        self._ends_at = 0.0
 
     @property
     def ready(self) -> bool:
@@ -153,6 +159,7 @@ class ConsumerLoop:
             messages = self._poll(POLL_S)
             if messages and self._reader is not None:
                 self._reader.take(messages)
+        self._show_ends()
         self._commit()
 
     def _poll(self, timeout_s: float) -> list[Message]:
@@ -208,6 +215,18 @@ class ConsumerLoop:
         if commit and self._subscription.partitions is None:
             self._store_offsets(reader, wait=True)
         self._places = set()
+
+    def _show_ends(self) -> None:
+        if time.monotonic() - self._ends_at < ENDS_EVERY_S or self._reader is None:
+            return
+        self._ends_at = time.monotonic()
+        ends = {}
+        for place in self._places:
+            # what a fetch has shown, not what a question would: Tansu answers that with too small an offset
+            _, end = self._consumer.get_watermark_offsets(TopicPartition(*place), cached=True)
+            if end >= 0:
+                ends[place] = end
+        self._reader.see_ends(ends)
 
     def _commit(self) -> None:
         if time.monotonic() - self._commit_at >= COMMIT_EVERY_S and self._reader is not None:

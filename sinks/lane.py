@@ -53,6 +53,12 @@ class FrameStore(Protocol):
         Raises RetryableError for what may pass by itself; anything else ends the sink.
         """
 
+    def complete(self, event_ends: Mapping[int, int], at_us: int) -> None:
+        """Note that `events` ended at these offsets at `at_us`: cursors that are there are complete up to then.
+
+        Raises RetryableError; a note that is lost does not matter.
+        """
+
     def close(self) -> None:
         """Let go of connections; the next call makes new ones."""
 
@@ -89,6 +95,7 @@ class Lane:
         self._durable: dict[int, int] = {}
         self._loaded = threading.Event()
         self._applied_at = 0.0
+        self._ends: tuple[Mapping[int, int], int] | None = None
         self._thread = threading.Thread(target=self._run, name=f"lane-{self.name}", daemon=True)
 
     def start(self) -> None:
@@ -129,6 +136,12 @@ class Lane:
         with self._changed:
             return dict(self._durable)
 
+    def note_event_ends(self, ends: Mapping[int, int], at_us: int) -> None:
+        """`events` ended at `ends` at `at_us` (by partition). Stored when the lane is next idle."""
+        with self._changed:
+            self._ends = (ends, at_us)
+            self._changed.notify_all()
+
     def take(self, records: Sequence[FrameRecord]) -> bool:
         """Queue these records, all or none; False when the queue is full. Records it has had are passed over."""
         with self._changed:
@@ -156,6 +169,8 @@ class Lane:
                     self._process(records)
                     with self._changed:
                         self._busy = False
+                else:
+                    self._note_complete()
         except Exception as error:  # the thread's edge: the loop that owns the lane raises it in its own
             if not self._closing:
                 log.error("lane_failed", store=self.name, error=str(error))
@@ -168,11 +183,21 @@ class Lane:
             self._wanted = {partition: rule.next_offset for partition, rule in self._rules.items()}
             self._durable = dict(self._wanted)
 
+    def _note_complete(self) -> None:
+        with self._changed:
+            noted, self._ends = self._ends, None
+        if noted is not None and not self._closing:
+            try:
+                self._store.complete(*noted)
+            except RetryableError as error:
+                self._store.close()
+                log.warning("completeness_not_noted", store=self.name, error=error.message)
+
     def _next_records(self) -> list[FrameRecord]:
         """What waits, at most a batch. Transactions start no closer together than `sink_interval_s`, so that the
         frames of many partitions share one; a lone frame after a pause goes at once."""
         with self._changed:
-            if not self._queue:
+            if not self._queue and self._ends is None:
                 self._changed.wait(IDLE_WAIT_S)
             spare_s = self._applied_at + self._settings.sink_interval_s - time.monotonic()
             if self._queue and spare_s > 0 and not self._closing:

@@ -32,6 +32,7 @@ from sinks.consumer import (
     judge,
 )
 from sinks.cursors import Applied
+from sinks.event_ends import EventEnds
 from sinks.lane import Lane
 from sinks.live import LiveNotices
 from sinks.shard_store import ShardStore
@@ -88,7 +89,9 @@ class ShardReader:
         self._catch_ups: dict[str, CatchUp] = {}
         self._waiting: tuple[Sequence[FrameRecord], set[str]] = ((), set())
         self._held_up_since: float | None = None
+        self._event_ends = EventEnds(settings, self._topics.events, partitions, clock, self._note_event_ends)
         self._open(partitions)
+        self._event_ends.start()
 
     def start_offsets(self) -> Mapping[Place, int]:
         """Where the foremost lanes want to read on."""
@@ -123,6 +126,13 @@ class ShardReader:
                 out[place] = min(out.get(place, offset), offset)
         return out
 
+    def see_ends(self, ends: Mapping[Place, int]) -> None:
+        """Measures each shard's lag."""
+        for name, lane in self.lanes.items():
+            resume = lane.resume_offsets()
+            behind = [max(0, end - resume[place[1]]) for place, end in ends.items() if place[1] in resume]
+            metrics.gauge("headrace_sink_lag_records", "postgres", name).set(sum(behind))
+
     def check(self) -> None:
         """Raise what stopped a lane or a catch-up reader; ReopenError when the shard map has changed."""
         for lane in self.lanes.values():
@@ -140,6 +150,7 @@ class ShardReader:
 
     def close(self) -> None:
         """Stop catch-up readers and lanes."""
+        self._event_ends.stop()
         with self._lock:
             catch_ups = list(self._catch_ups.values())
             self._catch_ups.clear()
@@ -218,6 +229,10 @@ class ShardReader:
         with self._lock:
             self._catch_ups[shard_id] = catch_up
         catch_up.start()
+
+    def _note_event_ends(self, ends: Mapping[int, int], at_us: int) -> None:
+        for lane in self.lanes.values():
+            lane.note_event_ends(ends, at_us)
 
     def _applied(self, applied: Applied) -> None:
         self._notices.changed(applied.changed, applied.receive_us)

@@ -66,6 +66,10 @@ _ADVANCE = """
         AS n (partition, range_id, applied_to, resume_at, fold_version, watermark_us, receive_us)
     WHERE c.partition = n.partition AND c.range_id = n.range_id
 """
+_COMPLETE = """
+    UPDATE range_cursor c SET complete_us = %s FROM unnest(%s::int4[], %s::int8[]) AS n (partition, events_end)
+    WHERE c.partition = n.partition AND c.applied_to >= n.events_end AND c.complete_us < %s AND NOT c.hold
+"""
 
 
 class _MissingLeavesError(Exception):
@@ -131,6 +135,14 @@ class ShardStore:
             except _MissingLeavesError as missing:
                 self._create(missing.leaves)
                 return self._transaction(connection, frames, resume_at)
+
+    def complete(self, event_ends: Mapping[int, int], at_us: int) -> None:
+        """Note that cursors at or past these ends of `events` hold all that there was at `at_us`.
+
+        Raises UnavailableError.
+        """
+        with self._failing():
+            self._connected().execute(_COMPLETE, (at_us, list(event_ends), list(event_ends.values()), at_us))
 
     @contextmanager
     def _failing(self) -> Iterator[None]:

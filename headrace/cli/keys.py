@@ -68,8 +68,9 @@ def list_(customer_id: int | None, as_json: bool) -> None:
 @click.argument("hint", required=False)
 @click.option("--stdin", "from_stdin", is_flag=True, help="Read the whole secret from standard input instead.")
 @click.option("--dry-run", is_flag=True, help="Show which key would be revoked; change nothing.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def revoke(hint: str | None, from_stdin: bool, dry_run: bool, as_json: bool) -> None:
+def revoke(hint: str | None, from_stdin: bool, dry_run: bool, yes: bool, as_json: bool) -> None:
     """Revoke the write key with this HINT (its first characters, as `keys list` shows them)."""
     if from_stdin == bool(hint):
         raise UsageError("give either HINT or --stdin", remedy="`headrace keys list` shows hints")
@@ -79,6 +80,8 @@ def revoke(hint: str | None, from_stdin: bool, dry_run: bool, as_json: bool) -> 
             keys = find_write_keys(connection, wanted)
             click.echo(json.dumps([_as_dict(key) for key in keys]) if as_json else f"{len(keys)} key(s) meant")
             return
+        if not yes and sys.stdin.isatty():
+            click.confirm("Revoke it? Whoever sends with it is refused from then on.", abort=True, err=True)
         key = revoke_write_key(connection, wanted)
     if as_json:
         click.echo(json.dumps(_as_dict(key)))

@@ -1,6 +1,7 @@
 """`headrace migrate`: bring the control database, every shard and ClickHouse to the newest schema."""
 
 import json
+import sys
 from dataclasses import asdict
 
 import rich_click as click
@@ -20,12 +21,17 @@ from headrace.settings import Settings
     help="Register a shard; the first ones get all ranges of customers dealt over them. Repeatable.",
 )
 @click.option("--dry-run", is_flag=True, help="Show what would be applied; change nothing.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(shards: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
+def command(shards: tuple[str, ...], dry_run: bool, yes: bool, as_json: bool) -> None:
     """Apply the migrations that are missing. Safe to repeat."""
     settings = Settings.load()
     log.configure(settings, "migrate")
-    steps = migrate(settings, shards=named_shards(shards), dry_run=dry_run)
+    named = named_shards(shards)
+    if not dry_run and not yes and sys.stdin.isatty():
+        planned = migrate(settings, shards=named, dry_run=True)
+        click.confirm(f"Apply {len(planned)} migrations?", abort=True, err=True)
+    steps = migrate(settings, shards=named, dry_run=dry_run)
     if as_json:
         click.echo(json.dumps({"dry_run": dry_run, "steps": [asdict(step) for step in steps]}))
     else:

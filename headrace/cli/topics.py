@@ -1,6 +1,7 @@
 """`headrace topics`: list and create the topics."""
 
 import json
+import sys
 
 import rich_click as click
 
@@ -15,13 +16,18 @@ def command() -> None:
 
 @command.command("create")
 @click.option("--dry-run", is_flag=True, help="Show what would be created; change nothing.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def create(dry_run: bool, as_json: bool) -> None:
+def create(dry_run: bool, yes: bool, as_json: bool) -> None:
     """Create the topics that are missing. Safe to repeat; an existing topic is never altered."""
-    made = create_topics(Settings.load(), dry_run=dry_run)
+    settings = Settings.load()
+    if not dry_run and not yes and sys.stdin.isatty():
+        names = ", ".join(item.name for item in create_topics(settings, dry_run=True)) or "nothing"
+        click.confirm(f"Create {names} at {settings.kafka}?", abort=True, err=True)
+    made = create_topics(settings, dry_run=dry_run)
     if as_json:
-        names = [{"topic": item.name, "partitions": item.partitions, "config": dict(item.config)} for item in made]
-        click.echo(json.dumps({"dry_run": dry_run, "created": names}))
+        created = [{"topic": item.name, "partitions": item.partitions, "config": dict(item.config)} for item in made]
+        click.echo(json.dumps({"dry_run": dry_run, "created": created}))
     else:
         for item in made:
             click.echo(f"{item.name}  {item.partitions} partitions")

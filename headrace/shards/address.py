@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
 import psycopg
 from psycopg.conninfo import make_conninfo
@@ -56,7 +57,7 @@ class ShardAddress:
         )
 
 
-def connect(dsn: str, what: str, *, autocommit: bool = True) -> psycopg.Connection[tuple[object, ...]]:
+def connect(dsn: str, what: str, *, autocommit: bool = True) -> psycopg.Connection[Any]:
     """Connect to Postgres or raise UnavailableError that names `what`; never shows the connection string."""
     try:
         return psycopg.connect(dsn, autocommit=autocommit, connect_timeout=CONNECT_TIMEOUT_S)
@@ -65,7 +66,7 @@ def connect(dsn: str, what: str, *, autocommit: bool = True) -> psycopg.Connecti
         raise UnavailableError(f"{what} does not answer: {reason}", remedy="is it running?") from error
 
 
-def connect_control(settings: Settings) -> psycopg.Connection[tuple[object, ...]]:
+def connect_control(settings: Settings) -> psycopg.Connection[Any]:
     """Connect to the control database (autocommit). Raises ConfigurationError, UnavailableError."""
     if not settings.postgres_control:
         raise ConfigurationError(

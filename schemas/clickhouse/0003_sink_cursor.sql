@@ -11,6 +11,7 @@ CREATE TABLE IF NOT EXISTS sink_cursor (
     watermark_us    Int64,
     receive_us      Int64,
     prev_receive_us Int64,
+    complete_us     Int64,                      -- all that Kafka had acknowledged by then is in; 0: never was
     updated_at      DateTime64(3, 'UTC') DEFAULT now64(3)
 )
 ENGINE = ReplacingMergeTree(next_offset)

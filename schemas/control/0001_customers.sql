@@ -4,7 +4,7 @@ CREATE TABLE customers (
     customer_id int8 PRIMARY KEY CHECK (customer_id > 0),
     name        text NOT NULL CHECK (length(name) BETWEEN 1 AND 200),
     -- whether the gateway keeps the sender's full address in the event's context
-    keep_ip     boolean NOT NULL DEFAULT false,
+    keep_ip     boolean NOT NULL DEFAULT true,
     created_at  timestamptz NOT NULL DEFAULT now()
 );
 

@@ -22,6 +22,9 @@ CREATE TABLE range_cursor (
     watermark_us    int8 NOT NULL DEFAULT 0,
     receive_us      int8 NOT NULL DEFAULT 0,     -- receipt of the newest applied record
     prev_receive_us int8 NOT NULL DEFAULT 0,     -- the same before the last frame
+    -- all that Kafka had acknowledged by then is in the rows, though the newest record may be older: the sink's clock,
+    -- moved on while it is level with the end of `events`; 0: never was
+    complete_us     int8 NOT NULL DEFAULT 0,
     hold            boolean NOT NULL DEFAULT false,
     updated_at      timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (partition, range_id)
