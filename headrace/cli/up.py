@@ -10,12 +10,17 @@ from types import FrameType
 import rich_click as click
 
 from headrace import log
+from headrace.errors import HeadraceError
 from headrace.runtime.system import Plan, System, running
 from headrace.settings import Settings
 
 
 class StopAskedError(BaseException):
     """SIGTERM or Ctrl-C while starting. Not an Exception: nothing on the way may swallow it."""
+
+
+class DataFolderError(HeadraceError):
+    """The data folder cannot be used: no right, no room."""
 
 
 @click.command("up")
@@ -57,6 +62,10 @@ def command(data: Path, port_base: int | None, ready_file: Path | None, as_json:
             system.watch(stopping)
     except StopAskedError:
         click.echo("stopped before everything was up", err=True)
+    except OSError as error:  # what the engines' own words do not cover: our own files on this disk
+        raise DataFolderError(
+            f"{error.filename or data}: {error.strerror or error}", remedy="give --data a writable folder with room"
+        ) from error
     return 0
 
 

@@ -14,7 +14,7 @@ from typing import Literal
 
 import psutil
 
-from headrace.errors import HeadraceError
+from headrace.errors import HeadraceError, UsageError
 from headrace.runtime import kafka_install, postgres_engine, tansu_engine, valkey_engine
 from headrace.runtime.ports import LOOPBACK, is_free
 from headrace.settings import Settings
@@ -24,7 +24,7 @@ Status = Literal["ok", "warning", "failed"]
 GIB = 1 << 30
 MEMORY_BYTES_MIN = 2 * GIB  # measured: the whole system idle takes 1.5 GiB
 MEMORY_BYTES_GOOD = 4 * GIB
-DISK_BYTES_MIN = 1 * GIB  # Kafka and Postgres stop writing with less, and reserve as much at once
+DISK_BYTES_MIN = GIB // 2  # an empty system takes 0.2 GiB, and its first log segments as much again
 DISK_BYTES_GOOD = 10 * GIB
 EVENT_BYTES = 500  # one event in the log, compressed, with its index: for the estimate of retention
 OPEN_FILES_MIN = 4096
@@ -55,6 +55,13 @@ def run_checks(settings: Settings, folder: Path) -> list[Check]:
         engines,
     )
     return [question() for question in questions]
+
+
+def refuse_unfit(folder: Path, settings: Settings) -> None:
+    """Raise UsageError when memory or disk would stop the system: better now than half-way."""
+    for check in (memory(), disk(folder, settings)):
+        if check.status == "failed":
+            raise UsageError(f"{check.id}: {check.evidence}", remedy=check.fix)
 
 
 def python_version() -> Check:
@@ -99,7 +106,7 @@ def disk(folder: Path, settings: Settings) -> Check:
     if not os.access(place, os.W_OK):
         return Check("disk", "failed", f"{place} is not writable", "choose another --data")
     if free < DISK_BYTES_MIN:
-        return Check("disk", "failed", told, f"free space: at least {DISK_BYTES_MIN / GIB:.0f} GiB are needed")
+        return Check("disk", "failed", told, f"free space: at least {DISK_BYTES_MIN / GIB} GiB are needed")
     if free < DISK_BYTES_GOOD:
         return Check("disk", "warning", told, "free space, or set HEADRACE_EVENTS_RETENTION_H lower")
     return Check("disk", "ok", told)

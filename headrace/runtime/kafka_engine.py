@@ -77,6 +77,7 @@ class KafkaEngine:
 
     def prepare(self) -> None:
         """Fetch the jars if need be, write the configuration, format the folder once."""
+        kafka_install.find_java()  # before fetching anything
         kafka_install.installed_jars()
         self.folder.mkdir(parents=True, exist_ok=True)
         logs = self.folder / "data"

@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 
 from headrace.errors import HeadraceError, UsageError
+from headrace.log import get_logger
 
 KAFKA_VERSION = "4.3.1"
 JAVA_MIN = 17
@@ -25,6 +26,8 @@ MAVEN_TIMEOUT_S = 600
 MATERIAL = Path(__file__).parent / "kafka"
 POM = MATERIAL / "pom.xml"
 CHECKSUMS = MATERIAL / "jars.sha256"
+
+log = get_logger(__name__)
 
 
 class MissingProgramError(UsageError):
@@ -99,6 +102,7 @@ def install(folder: Path) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if folder.is_dir():
             return
+        log.info("kafka_fetching", version=KAFKA_VERSION, folder=str(folder))
         with tempfile.TemporaryDirectory(prefix=f"{folder.name}.", dir=folder.parent) as scratch:
             fetched = Path(scratch) / "jars"
             run_maven(maven, fetched, Path(scratch) / "pom.xml")

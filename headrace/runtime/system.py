@@ -18,6 +18,7 @@ from headrace import migrations, topics
 from headrace.errors import UsageError
 from headrace.runtime import credentials as secrets_of
 from headrace.runtime.chdb_engine import ChdbEngine
+from headrace.runtime.checks import refuse_unfit
 from headrace.runtime.credentials import Credentials, NewCustomer
 from headrace.runtime.kafka_engine import KafkaEngine
 from headrace.runtime.parts import Part
@@ -214,9 +215,10 @@ class System:
 def running(plan: Plan) -> Iterator[System]:
     """Start the system of `plan`, hand it over when everything answers, stop all of it at the end.
 
-    Raises UsageError (folder in use, port in use), PartFailedError with the failing part's last lines.
+    Raises UsageError (too little memory or disk, folder in use, port in use), PartFailedError with the failing part's last lines.
     """
     folder = plan.folder.resolve()
+    refuse_unfit(folder, plan.settings)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     plan = replace(plan, folder=folder)
     with locked(folder):

@@ -171,6 +171,8 @@ def test_a_busy_port_and_a_small_disk_are_found(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: small)
     check = checks.disk(tmp_path / "not" / "yet", Settings())
     assert check.status == "failed" and "0.1 GiB" in check.evidence
+    with pytest.raises(UsageError, match=r"disk: 0\.1 GiB free at .* at least 0\.5 GiB are needed"):
+        checks.refuse_unfit(tmp_path, Settings())
 
 
 def test_a_containers_memory_limit_counts(tmp_path: Path) -> None:
