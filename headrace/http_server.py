@@ -3,10 +3,12 @@
 Guarantees: the process is the server (kill -9 of it leaves nothing behind); SIGTERM and SIGINT first tell the
 application (`on_stop`: readiness off, streams ended), go on accepting for `drain_s` so that a load balancer can
 notice, then stop accepting and let requests finish, for at most `shutdown_grace_s`; a second signal ends the wait.
+Nothing of the application outlives that: a start-up that fails and tasks that ignore their end exit with an error.
 Refuses a port that somebody listens on, where Granian alone would share it silently (SO_REUSEPORT).
 """
 
 import asyncio
+import os
 import signal
 import socket
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -31,6 +33,9 @@ HEADER_READ_TIMEOUT_MS = 10_000
 """A client that has not sent its headers by then is cut off; idle kept-alive connections end the same way."""
 BACKLOG = 1024
 READY_POLL_S = 0.02
+TASKS_END_S = 2.0
+"""A task of the application that still runs after its shutdown gets so long to end once it is cancelled."""
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 # Granian brings its own handlers for stdout; its records go to ours instead (headrace.log). It has one warning at
 # every start, that embedding is experimental: tests/integration/test_gateway_server.py watches over what we use.
@@ -98,7 +103,7 @@ async def _serve(
     def on_signal() -> None:
         (now if stop.is_set() else stop).set()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in SIGNALS:
         loop.add_signal_handler(number, on_signal)
     serving = asyncio.create_task(server.serve(), name="http-server")
     stopping = asyncio.create_task(stop.wait())
@@ -120,6 +125,9 @@ async def _serve(
         raise FatalError(f"the HTTP service for {host}:{port} did not start: {error}") from error
     finally:
         stopping.cancel()
+        for number in SIGNALS:  # from here on a signal ends the process, whatever hangs
+            loop.remove_signal_handler(number)
+        await _end_tasks()
 
 
 async def _finish(serving: asyncio.Task[None], now: asyncio.Event, grace_s: float) -> None:
@@ -131,6 +139,20 @@ async def _finish(serving: asyncio.Task[None], now: asyncio.Event, grace_s: floa
         log.warning("http_requests_cut", grace_s=grace_s, remedy="a client holds its request open past the grace")
         serving.cancel()
         await asyncio.wait((serving,), timeout=1.0)
+
+
+async def _end_tasks() -> None:
+    """Cancel what the application left running; leave the process hard when that does not end."""
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        _, pending = await asyncio.wait(tasks, timeout=TASKS_END_S)
+        if pending:
+            log.error(
+                "http_tasks_left", tasks=[task.get_name() for task in pending], remedy="they ignore cancellation"
+            )
+            os._exit(1)  # asyncio.run would wait for them for ever
 
 
 async def _wait(event: Awaitable[Any], timeout_s: float) -> None:
