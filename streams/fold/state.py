@@ -157,7 +157,6 @@ class PartitionFold:
                 remedy="recover from a snapshot that the aggregates log still reaches",
             )
         write_rows(self._state, content.rows)
-        self._state.table.refresh_next_final()
         self._dedupe.advance(content.receive_us // HOUR_US)
         for hour in content.dedupe:
             self._dedupe.restore(hour.ids.astype(np.uint64), hour.hour)

@@ -22,6 +22,7 @@ from tests.property.fold_logs import (
     random_batches,
     random_log,
     reference_of,
+    rows_of,
 )
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -136,13 +137,11 @@ def test_frames_of_two_writers_that_cut_elsewhere(seed: int) -> None:
     end = batches[-1].next_offset
     stop = rnd.choice([b.next_offset for b in batches])
     reader, store = PartitionFold(rules, 0), Store()
-    seen: dict[int, FrameContent] = {}
     while reader.position < stop:
         usable = [f for w in writers for f in w.frames if f.from_offset <= reader.position < f.to_offset]
         content = rnd.choice(usable)
         reader.merge(content)
-        seen[reader.position] = content
-        store.rows.update(_rows(content))
+        store.rows.update(rows_of(content))
     for batch in batches:
         if batch.next_offset > reader.position:
             reader.apply(batch)
@@ -154,16 +153,10 @@ def test_frames_of_two_writers_that_cut_elsewhere(seed: int) -> None:
     assert store.rows == expected
 
 
-def _rows(content: FrameContent) -> dict[object, object]:
-    store = Store()
-    store.take(replace(content, from_offset=0))
-    return dict(store.rows)
-
-
 def _take(fold: PartitionFold, store: Store) -> None:
     content = fold.cut()
     if content is not None:
-        store.rows.update(_rows(content))
+        store.rows.update(rows_of(content))
         fold.acknowledge()
 
 
