@@ -32,7 +32,7 @@ class Position:
 class StoreLag:
     """How far a store is behind.
 
-    `events`: not yet in it; `frames`: records of `aggregates` to read; `age_s`: all that was acknowledged that long ago
+    `events`: not yet in it; `frames`: records of `aggregates` to read; `age_s`: what was acknowledged that long ago
     is in it, None before the first; `error`: why it could not be asked.
     """
 

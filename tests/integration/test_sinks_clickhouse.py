@@ -34,8 +34,8 @@ from schemas.frame import FrameHeader, encode_frame
 from schemas.topics import Topics
 from sinks.clickhouse import consumer_loop
 from sinks.live import LiveNotices, stream_key
+from tests.frame_log import FOLD_VERSION, FrameTopic, PartitionLog, Row, arrow_rows, write_in_frames
 from tests.integration.conftest import Databases, MakeSettings
-from tests.integration.frame_log import FOLD_VERSION, FrameTopic, PartitionLog, Row, arrow_rows, write_in_frames
 
 PARTITIONS = 2
 WAIT_S = 40.0

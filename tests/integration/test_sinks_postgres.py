@@ -29,8 +29,8 @@ from schemas.topics import Topics
 from sinks import postgres
 from sinks.consumer import ConsumerLoop
 from sinks.live import LiveNotices
+from tests.frame_log import FrameTopic, PartitionLog, Row, applied_to, stored_rows, write_in_frames
 from tests.integration.conftest import Databases, MakeSettings
-from tests.integration.frame_log import FrameTopic, PartitionLog, Row, applied_to, stored_rows, write_in_frames
 
 PARTITIONS = 2
 # By the first deal of two shards: 1 and 200,001 lie on the first, 100,001 and 300,005 on the second.
