@@ -86,6 +86,17 @@ def unauthorized() -> JSONResponse:
     return problem(401, "unauthorized", "Not signed in", "Send a read token or open a login URL.")
 
 
+def foreign(request: Request) -> bool:
+    """Whether another site's page sent the browser here; a token in a header needs no such care."""
+    origin = request.headers.get("origin")
+    same = origin == f"http://{request.headers.get('host')}" or request.headers.get("sec-fetch-site") == "same-origin"
+    return "authorization" not in request.headers and not same and origin is not None
+
+
+def forbidden() -> JSONResponse:
+    return problem(403, "cross-site", "Another site may not do this", "The request came from another origin.")
+
+
 def make_app(contract: Contract) -> Starlette:
     """The fake API with the real dashboard site at its root."""
 
@@ -117,6 +128,8 @@ def make_app(contract: Contract) -> Starlette:
         return response
 
     async def session(request: Request) -> Response:
+        if foreign(request):
+            return forbidden()
         if request.method == "DELETE":
             contract.sessions.pop(request.cookies.get(COOKIE, ""), None)
             response = Response(status_code=204)
@@ -128,6 +141,8 @@ def make_app(contract: Contract) -> Starlette:
         return start_session(customer_id)
 
     async def refresh(request: Request) -> Response:
+        if foreign(request):
+            return forbidden()
         customer_id = contract.who(request)
         if customer_id is None:
             return unauthorized()
@@ -136,6 +151,8 @@ def make_app(contract: Contract) -> Starlette:
         return start_session(customer_id)
 
     async def query(request: Request) -> Response:
+        if foreign(request):
+            return forbidden()
         customer_id = contract.who(request)
         if customer_id is None:
             return unauthorized()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -124,27 +125,49 @@ def _newest(target: Target) -> list[Any]:
 
 def _event(number: int, day: datetime) -> dict[str, Any]:
     """Two of three events fall on `day`, the others on the hour before now."""
+    rng = random.Random(number)
     start = day.replace(hour=0, minute=0, second=0, microsecond=0)
     recent = datetime.now(UTC) - timedelta(seconds=number * 6)
-    at = recent if number % 3 == 0 else start + timedelta(seconds=(number * 613) % 86_400)
-    names = ["page_viewed", "product_viewed", "added_to_cart", "order_completed", "signup"]
-    paths = ["/", "/collections/kitchen", "/cart", "/checkout", "/about", "/search", "/help", "/account", "/press"]
-    countries = ["GB", "DE", "FR", "IE"]
-    properties: dict[str, Any] = {"plan": "pro"} | ({"value": 19.95 + number} if number % 5 == 3 else {})
+    at = recent if number % 3 == 0 else start + timedelta(seconds=rng.randrange(86_400))
+    name = rng.choice(["page_viewed", "page_viewed", "product_viewed", "added_to_cart", "order_completed", "signup"])
+    paths = [
+        "/",
+        "/",
+        "/collections/kitchen",
+        "/cart",
+        "/checkout",
+        "/about",
+        "/search",
+        "/help",
+        "/account",
+        "/press",
+    ]
+    value = {"value": rng.randrange(500, 9000) / 100} if name == "order_completed" else {}
     return {
         "type": "track",
-        "event": names[number % 5],
+        "event": name,
         "messageId": f"browser-{start.date()}-{number}",
-        "userId": f"user-{number % 57}",
+        "userId": f"user-{rng.randrange(57)}",
         "timestamp": _rfc3339(at),
-        "properties": properties,
+        "properties": {"plan": "pro"} | value,
         "context": {
-            "page": {"path": paths[number % 9], "referrer": "https://www.example.org/" if number % 4 else ""},
-            "campaign": {"source": "newsletter"} if number % 6 == 0 else {},
-            "location": {"country": countries[number % 4]},
-            "userAgent": "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0",
+            "page": {
+                "path": rng.choice(paths),
+                "referrer": rng.choice(["", "https://www.example.org/", "https://t.co/x"]),
+            },
+            "campaign": rng.choice([{}, {}, {"source": "newsletter"}, {"source": "spring"}]),
+            "location": {"country": rng.choice(["GB", "GB", "DE", "FR", "IE"])},
+            "userAgent": rng.choice(_AGENTS),
         },
     }
+
+
+_AGENTS = [
+    "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0",
+    "Mozilla/5.0 (iPhone; CPU iPhone OS 18_5 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/18.5 "
+    "Mobile/15E148 Safari/604.1",
+    "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/141.0.0.0 Safari/537.36",
+]
 
 
 def _rfc3339(at: datetime) -> str:

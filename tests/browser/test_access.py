@@ -160,6 +160,7 @@ def test_the_menu_opens_moves_and_closes_by_keys(open_page: Open, target: Target
     expect(page.get_by_role("button", name=re.compile("^Period"))).to_be_focused()
     expect(page.locator(".chip")).to_have_count(1)  # that Esc was the menu's
     page.keyboard.press("Enter")
+    expect(page.get_by_role("radio", name="Last 30 days")).to_be_focused()
     page.keyboard.press("ArrowUp")
     page.keyboard.press("Enter")
     expect(page).to_have_url(re.compile(r"period=7d"))

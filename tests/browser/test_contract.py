@@ -121,7 +121,7 @@ def test_nothing_is_answered_to_strangers(target: Target) -> None:
 
 def test_a_code_is_exchanged_once_for_a_cookie_that_scripts_cannot_read(target: Target) -> None:
     code = target.post("/v1/session/codes", {}).json()["code"]
-    with httpx.Client(base_url=target.base_url, timeout=10) as browser:
+    with httpx.Client(base_url=target.base_url, headers={"Origin": target.base_url}, timeout=10) as browser:
         answer = browser.post("/v1/session", json={"code": code})
         assert answer.status_code == 200
         cookies = answer.headers.get_list("set-cookie")
@@ -134,7 +134,17 @@ def test_a_code_is_exchanged_once_for_a_cookie_that_scripts_cannot_read(target: 
         assert browser.post("/v1/session/refresh").json()["customer"] == body["customer"]
         assert browser.delete("/v1/session").status_code == 204
         assert browser.post("/v1/session/refresh").status_code == 401
-    assert httpx.post(f"{target.base_url}/v1/session", json={"code": code}, timeout=10).status_code == 401
+        assert browser.post("/v1/session", json={"code": code}).status_code == 401
+
+
+def test_another_sites_page_cannot_use_the_session(target: Target) -> None:
+    code = target.post("/v1/session/codes", {}).json()["code"]
+    foreign = {"Origin": "https://elsewhere.example"}
+    with httpx.Client(base_url=target.base_url, timeout=10) as browser:
+        assert browser.post("/v1/session", json={"code": code}, headers=foreign).status_code == 403
+        browser.post("/v1/session", json={"code": code}, headers={"Origin": target.base_url}).raise_for_status()
+        for path, body in [("/v1/session/refresh", {}), ("/v1/query", {"queries": []})]:
+            assert browser.post(path, json=body, headers=foreign).status_code == 403, path
 
 
 def test_each_customer_sees_its_own_events_only(target: Target) -> None:
