@@ -1,11 +1,18 @@
 """The stream worker against real Kafka: every row as the plain reference folds it, whatever happens to workers."""
 
+import re
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import pytest
 
+from headrace.runtime.kafka_engine import KafkaEngine
+from headrace.runtime.parts import Part
+from headrace.runtime.ports import free_ports
+from headrace.runtime.process import Process
 from headrace.settings import Settings
 from headrace.topics import create_topics
 from tests.integration.conftest import MakeSettings
@@ -98,3 +105,78 @@ def test_kills_joins_and_a_frozen_worker(settings: Settings, start_worker: Start
     assert len({w for view in judge.views.values() for w in view.writers}) >= 6
     assert second.stop() == 0
     assert fourth.stop() == 0
+
+
+def test_a_storm_of_joins_and_leaves(settings: Settings, start_worker: StartWorker) -> None:
+    sender, judge = Sender(settings), Judge(settings)
+    steady = start_worker()
+    steady.wait_log("partitions_assigned")
+    for part in range(4):
+        guest = start_worker()
+        sender.events(some_events(90 + part, 1_000))
+        guest.wait_log("worker_starting")
+        time.sleep(part)
+        assert guest.stop() == 0
+    judge.wait(workers=[steady])
+    judge.assert_exact()
+    assert '"origin": "memory"' in steady.log
+    assert steady.stop() == 0
+
+
+def test_a_broker_that_dies_and_comes_back(
+    make_settings: MakeSettings,
+    start_part: Callable[[Part], Process],
+    start_worker: StartWorker,
+    tmp_path: Path,
+) -> None:
+    """The worker waits, or stops and is started again, as a supervisor would; the counts are exact either way."""
+    port, controller_port = free_ports(2)
+    engine = KafkaEngine(folder=tmp_path / "kafka", port=port, controller_port=controller_port)
+    broker = start_part(engine)
+    own = make_settings(kafka=engine.address, metrics_port=0)
+    create_topics(own)
+    sender, judge = Sender(own), Judge(own)
+    sender.events(some_events(95, 3_000))
+    worker = start_worker(own)
+    judge.wait(workers=[worker])
+    for part in range(2):
+        sender.events(some_events(96 + part, 1_000))
+        broker.kill()
+        time.sleep(3)
+        broker = start_part(engine)
+        sender.events(some_events(98 + part, 1_000))
+    deadline = time.monotonic() + 90
+    while not judge.caught_up():
+        if worker.process.poll() is not None:
+            assert worker.process.returncode == 70, worker.log[-3000:]
+            worker = start_worker(own)
+        assert time.monotonic() < deadline, worker.log[-3000:]
+        time.sleep(0.5)
+    judge.assert_exact()
+    assert worker.stop() == 0
+
+
+@pytest.mark.parametrize("after_s", [0.0, 0.7, 1.5, 2.5])
+def test_a_stop_while_starting_is_clean(settings: Settings, start_worker: StartWorker, after_s: float) -> None:
+    worker = start_worker()
+    worker.wait_log("worker_starting")
+    time.sleep(after_s)
+    assert worker.stop() == 0, worker.log[-3000:]
+
+
+def test_health_and_metrics(settings: Settings, start_worker: StartWorker) -> None:
+    own = replace(settings, metrics_port=free_ports(1)[0])
+    Sender(own).events(some_events(99, 500))
+    worker = start_worker(own)
+    Judge(own).wait(workers=[worker])
+    address = f"http://{own.metrics_host}:{own.metrics_port}"
+    assert httpx.get(address + "/readyz").status_code == 200
+    assert httpx.get(address + "/livez").status_code == 200
+    series = httpx.get(address + "/metrics").text
+    for name in ("headrace_events_folded_total", "headrace_consumer_lag_records", "headrace_stage_seconds_total"):
+        assert name in series
+    folded = re.search(r"^headrace_events_folded_total (\S+)", series, re.MULTILINE)
+    twice = re.search(r"^headrace_events_deduplicated_total (\S+)", series, re.MULTILINE)
+    assert folded and twice
+    assert float(folded[1]) + float(twice[1]) == 500
+    assert worker.stop() == 0
