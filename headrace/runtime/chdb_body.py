@@ -1,9 +1,11 @@
 """Request bodies as streams: chunked or counted, compressed or not, in pieces of bounded size.
 
 Nothing is held whole: a body is read, inflated and handed on piece by piece, and both its sizes are bounded.
-Knows gzip, deflate, lz4 (frames) and zstd, each also as several members in a row, as clients send them.
+Knows gzip, deflate, lz4 (frames) and zstd, each also as several members in a row, as clients send them. Forms
+(multipart/form-data, how clients send many parameters) are the exception: they are small and read whole.
 """
 
+import re
 import zlib
 from collections.abc import Callable, Iterator
 from typing import BinaryIO, Protocol
@@ -15,6 +17,9 @@ PIECE_BYTES = 1 << 20
 SENT_BYTES_MAX = 1 << 30
 INFLATED_BYTES_MAX = 4 << 30
 CHUNK_LINE_BYTES_MAX = 1024
+FORM_BYTES_MAX = 16 << 20
+FORM_BOUNDARY = re.compile(r'boundary="?([^";,\s]{1,70})"?', re.IGNORECASE)
+FIELD_NAME = re.compile(rb'name="([^"]*)"', re.IGNORECASE)
 
 
 class BadBodyError(Exception):
@@ -142,3 +147,29 @@ def inflated(pieces: Iterator[bytes], encoding: str) -> Iterator[bytes]:
                 data = b""
     if not fresh:
         raise BadBodyError(f"{encoding} body is cut short")
+
+
+def form_fields(pieces: Iterator[bytes], content_type: str) -> dict[str, str]:
+    """The fields of a multipart/form-data body. Files (external tables) are refused. Raises BadBodyError."""
+    boundary = FORM_BOUNDARY.search(content_type)
+    if not boundary:
+        raise BadBodyError("a form without a boundary")
+    body = b""
+    for piece in pieces:
+        body += piece
+        if len(body) > FORM_BYTES_MAX:
+            raise BadBodyError(f"form exceeds {FORM_BYTES_MAX} bytes", 413)
+    delimiter = b"\r\n--" + boundary[1].encode()
+    first, *parts = (b"\r\n" + body).split(delimiter)
+    if first or not parts or not parts[-1].startswith(b"--"):
+        raise BadBodyError("the form is cut short")
+    fields: dict[str, str] = {}
+    for part in parts[:-1]:
+        head, separator, value = part.partition(b"\r\n\r\n")
+        name = FIELD_NAME.search(head)
+        if not separator or not name:
+            raise BadBodyError("a field of the form has no name")
+        if b"filename=" in head.lower():
+            raise BadBodyError("files in forms (external tables) are not served", 501)
+        fields[name[1].decode("utf-8", "replace")] = value.decode("utf-8", "surrogateescape")
+    return fields

@@ -31,7 +31,7 @@ from types import FrameType
 from typing import Any, BinaryIO
 from urllib.parse import parse_qsl, urlsplit
 
-from headrace.runtime.chdb_body import BadBodyError, chunked, counted, inflated
+from headrace.runtime.chdb_body import BadBodyError, chunked, counted, form_fields, inflated
 from headrace.runtime.chdb_statement import (
     HEAD_BYTES_MAX,
     DataInsert,
@@ -195,9 +195,13 @@ class Handler(BaseHTTPRequestHandler):
             arguments = dict(parse_qsl(url.query, keep_blank_values=True))
             query_id = arguments.get("query_id") or str(uuid.uuid4())
             self.authenticate(arguments)
+            body = inflated(pieces, self.encoding())
+            content_type = self.headers.get("Content-Type", "")
+            if content_type.lower().startswith("multipart/form-data"):
+                arguments, body = arguments | form_fields(body, content_type), iter(())
             self.server.engine.claim()
             try:
-                self.run(Request(arguments, inflated(pieces, self.encoding()), read_only), query_id)
+                self.run(Request(arguments, body, read_only), query_id)
             finally:
                 self.server.engine.release()
         except QueryError as error:

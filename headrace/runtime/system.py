@@ -215,7 +215,8 @@ class System:
 def running(plan: Plan) -> Iterator[System]:
     """Start the system of `plan`, hand it over when everything answers, stop all of it at the end.
 
-    Raises UsageError (too little memory or disk, folder in use, port in use), PartFailedError with the failing part's last lines.
+    Raises UsageError (too little memory or disk, folder in use, port in use), and PartFailedError with the last lines
+    of the part that failed.
     """
     folder = plan.folder.resolve()
     refuse_unfit(folder, plan.settings)

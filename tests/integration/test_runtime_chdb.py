@@ -75,6 +75,13 @@ def test_parameters_bind_values_that_would_break_text(client: Any) -> None:
     assert row[3].replace(tzinfo=None) == MOMENT
 
 
+def test_many_parameters_come_as_a_form(client: Any) -> None:
+    values = [f"it's\r\n--value {number} é" for number in range(400)]
+    parameters = {f"p{number}": value for number, value in enumerate(values)}
+    text = ", ".join(f"{{p{number}:String}}" for number in range(400))
+    assert client.query(f"SELECT [{text}]", parameters=parameters).first_row[0] == values
+
+
 def test_settings_hold_for_one_query_alone(client: Any) -> None:
     asked = "SELECT getSetting('max_block_size')"
     before = client.command(asked)

@@ -193,21 +193,21 @@ def test_a_killed_supervisor_leaves_no_orphans(tmp_path: Path) -> None:
 def wait_for_no_group(group: int, timeout_s: float = 10.0) -> None:
     """Until no living process of the group is left."""
     deadline = time.monotonic() + timeout_s
-    while any(os.getpgid(process.pid) == group for process in living()):
+    while group in living_groups():
         assert time.monotonic() < deadline, f"process group {group} still has members"
         time.sleep(0.05)
 
 
-def living() -> list[psutil.Process]:
-    alive = []
+def living_groups() -> set[int]:
+    """The process groups that have a member which is not a zombie."""
+    groups = set()
     for process in psutil.process_iter(["status"]):
         try:
-            os.getpgid(process.pid)
+            if process.info["status"] != psutil.STATUS_ZOMBIE:
+                groups.add(os.getpgid(process.pid))
         except ProcessLookupError:
             continue
-        if process.info["status"] != psutil.STATUS_ZOMBIE:
-            alive.append(process)
-    return alive
+    return groups
 
 
 def test_a_port_in_use_fails_with_the_engines_own_words(valkey_engine: ValkeyEngine, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.runtime import chdb_body
-from headrace.runtime.chdb_body import BadBodyError, chunked, counted, inflated
+from headrace.runtime.chdb_body import BadBodyError, chunked, counted, form_fields, inflated
 
 COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
     "gzip": gzip.compress,
@@ -82,3 +82,29 @@ def test_lengths_are_kept_and_bounded() -> None:
         list(counted(io.BytesIO(b""), chdb_body.SENT_BYTES_MAX + 1))
     with pytest.raises(BadBodyError, match="unknown Content-Encoding 'br'"):
         list(inflated(iter([b"x"]), "br"))
+
+
+FORM = (
+    b'--b\r\nContent-Disposition: form-data; name="query"\r\n\r\nSELECT 1\r\n\r\n--x\r\n'
+    b'--b\r\nContent-Disposition: form-data; name="param_a"\r\nContent-Type: text/plain\r\n\r\n\r\n--b--\r\n'
+)
+
+
+def test_fields_of_a_form() -> None:
+    fields = form_fields(iter([FORM[:50], FORM[50:]]), 'multipart/form-data; boundary="b"')
+    assert fields == {"query": "SELECT 1\r\n\r\n--x", "param_a": ""}
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type"),
+    [
+        (FORM, "multipart/form-data"),
+        (FORM[:-8], "multipart/form-data; boundary=b"),
+        (b"", "multipart/form-data; boundary=b"),
+        (FORM.replace(b"name=", b"what="), "multipart/form-data; boundary=b"),
+        (FORM.replace(b'name="query"', b'name="t"; filename="t"'), "multipart/form-data; boundary=b"),
+    ],
+)
+def test_broken_forms_are_refused(body: bytes, content_type: str) -> None:
+    with pytest.raises(BadBodyError):
+        form_fields(iter([body]), content_type)
