@@ -15,9 +15,10 @@ import ctypes
 import os
 import sys
 
-PR_SET_PDEATHSIG, PR_SET_KEEPCAPS, PR_CAP_AMBIENT = 1, 8, 47  # linux/prctl.h
+PR_SET_PDEATHSIG, PR_SET_KEEPCAPS, PR_SET_SECUREBITS, PR_CAP_AMBIENT = 1, 8, 28, 47  # linux/prctl.h
 PR_CAP_AMBIENT_RAISE = 2
 CAP_DAC_READ_SEARCH = 2  # linux/capability.h
+SECBIT_NO_SETUID_FIXUP = 4  # linux/securebits.h
 CAPABILITY_VERSION_3 = 0x20080522
 
 
@@ -39,6 +40,8 @@ def become(libc: ctypes.CDLL, uid: int, gid: int, *, search: bool) -> None:
     """Turn root into `uid`, with no capability, or with the single one that opens folders."""
     if search:
         check(libc.prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0), "PR_SET_KEEPCAPS")
+        # Or access(2), by which initdb looks for postgres, would not count the capability of a user who is not root.
+        check(libc.prctl(PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP, 0, 0, 0), "PR_SET_SECUREBITS")
     os.setgroups([])
     os.setresgid(gid, gid, gid)
     os.setresuid(uid, uid, uid)
