@@ -100,7 +100,7 @@ class PartitionLog:
             events,
             users,
             users[:3],
-            events % 2 == 0,
+            events < 40,
         )
 
 
