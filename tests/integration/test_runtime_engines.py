@@ -21,6 +21,7 @@ from headrace.runtime.parts import Part, start
 from headrace.runtime.ports import free_ports
 from headrace.runtime.postgres_engine import PostgresEngine, Role
 from headrace.runtime.process import PartFailedError, Process
+from headrace.runtime.tansu_engine import TansuEngine
 from headrace.runtime.valkey_engine import ValkeyEngine
 from tests.integration.conftest import Databases, MakeSettings
 
@@ -82,6 +83,24 @@ def test_kafka_keeps_its_records_through_kill_9_and_restart(
 
     produce(engine.address, "kept", [b"after"])
     assert [value for _, value in consume(engine.address, "kept", 2)] == [b"before", b"after"]
+
+
+def test_tansu_carries_records_in_order_and_forgets_them_when_it_stops(
+    tmp_path: Path, start_part: Callable[[Part], Process]
+) -> None:
+    engine = TansuEngine(tmp_path / "tansu", free_ports(1)[0])
+    process = start_part(engine)
+    admin = AdminClient({"bootstrap.servers": engine.address})
+    admin.create_topics([NewTopic("kept", 1)])["kept"].result(timeout=10)
+    values = [b"%d" % number for number in range(500)]
+    produce(engine.address, "kept", values)
+    assert [value for _, value in consume(engine.address, "kept", 500)] == values
+
+    began = time.monotonic()
+    process.stop()
+    assert time.monotonic() - began < 5
+    start_part(engine)
+    assert "kept" not in admin.list_topics(timeout=10).topics
 
 
 def test_postgres_roles_have_no_way_around_row_level_security(postgres: Databases) -> None:
@@ -166,6 +185,7 @@ import sys, time
 from pathlib import Path
 from headrace.runtime.parts import start
 from headrace.runtime.postgres_engine import PostgresEngine, Role
+from headrace.runtime.tansu_engine import TansuEngine
 from headrace.runtime.valkey_engine import ValkeyEngine
 folder, port_a, port_b = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 roles = {"owner": Role("headrace", "a"), "reader": Role("headrace_reader", "b")}
