@@ -262,7 +262,8 @@ def test_updates_of_hot_rows_stay_on_their_page(store: ShardStore, postgres: Dat
             assert time.monotonic() < deadline
             updated, hot = connection.execute(
                 """
-                SELECT coalesce(sum(n_tup_upd), 0)::int8, coalesce(sum(n_tup_hot_upd), 0)::int8 FROM pg_stat_user_tables
+                SELECT coalesce(sum(n_tup_upd), 0)::int8, coalesce(sum(n_tup_hot_upd), 0)::int8
+                FROM pg_stat_user_tables
                 WHERE relname ~ '^rollup_rows_.*_[0-9]+$'
                 """
             ).fetchone() or (0, 0)
