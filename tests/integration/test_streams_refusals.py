@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ResourceType
 
 from headrace import kafka
 from headrace.settings import Settings
 from headrace.topics import create_topics
 from schemas.event import record_key
-from schemas.topics import Topics, definitions
+from schemas.topics import FRAME_BYTES_MAX, Topics, definitions
 from streams.dead import HEADER_OFFSET, HEADER_PARTITION, HEADER_REASON, HEADER_TOPIC
 from tests.integration.conftest import MakeSettings
 from tests.integration.streams_world import Judge, Sender, WorkerProcess, an_event, encode, read_span, some_events
@@ -182,3 +183,27 @@ def dead_letters(settings: Settings) -> list[dict[str, Any]]:
                 }
             )
     return out
+
+
+def test_a_frame_that_kafka_refuses_ends_the_worker_and_the_next_is_exact(
+    settings: Settings, start_worker: StartWorker
+) -> None:
+    judge = Judge(settings)
+    worker = start_worker()
+    worker.wait_log("partitions_assigned")
+    set_message_bytes_max(settings, judge.topics.aggregates, "100")
+    Sender(settings).events(some_events(33, 1_000))
+    assert worker.exit_code() == 70
+    assert "was not acknowledged" in worker.log
+    set_message_bytes_max(settings, judge.topics.aggregates, str(FRAME_BYTES_MAX))
+    again = start_worker()
+    judge.wait(workers=[again])
+    judge.assert_exact()
+    assert again.stop() == 0
+
+
+def set_message_bytes_max(settings: Settings, topic: str, value: str) -> None:
+    entry = ConfigEntry("max.message.bytes", value, incremental_operation=AlterConfigOpType.SET)
+    resource = kafka.ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[entry])
+    admin = kafka.admin(settings)
+    admin.incremental_alter_configs([resource])[resource].result(20)
