@@ -1,17 +1,22 @@
 """Snapshots: recovery from them, what is trimmed below them, and what a damaged one does."""
 
+import secrets
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import msgspec
+import numpy as np
+import pyarrow as pa
 import pytest
 
 from headrace import kafka
 from headrace.settings import Settings
 from headrace.topics import create_topics
+from schemas.frame import ROWS_ARROW, DedupeHour, FrameHeader, encode_frame
 from schemas.topics import Topics
+from streams.foreign_frames import settled_offset
 from streams.log_reader import LogReader
 from streams.snapshots import KEPT, SnapshotManifest, find_manifests, read_snapshot
 from streams.trimming import GROUP_POSTGRES
@@ -148,3 +153,43 @@ def test_frames_trimmed_without_a_snapshot_are_a_gap(settings: Settings, start_w
     refused = start_worker()
     assert refused.exit_code() == 70
     assert "no snapshot reaches back that far" in refused.log
+
+
+@pytest.mark.parametrize(
+    ("spans", "settled"),
+    [
+        ([(0, 10, 1), (0, 5, 1)], 2),
+        ([(0, 10, 1), (10, 50, 2), (0, 5, 1)], 1),
+        ([(0, 10, 1), (5, 50, 1), (0, 5, 1)], 1),
+        ([(0, 10, 1), (20, 50, 1)], 1),
+    ],
+)
+def test_a_reader_at_10_may_skip_what_brings_it_no_further(
+    settings: Settings, spans: list[tuple[int, int, int]], settled: int
+) -> None:
+    """`spans`: (from, to, chunks) of foreign frames of which only the first chunk is in the log."""
+    topic = Topics(settings.topic_prefix).aggregates
+    producer = kafka.producer(settings)
+    for start, end, chunks in spans:
+        producer.produce(topic, a_chunk(start, end, chunks), partition=0)
+    assert producer.flush(20) == 0
+    assert settled_offset(settings, topic, 0, 0, len(spans), position=10) == settled
+
+
+def a_chunk(from_offset: int, to_offset: int, chunks: int) -> bytes:
+    header = FrameHeader(
+        partition=0,
+        from_offset=from_offset,
+        to_offset=to_offset,
+        writer=secrets.token_hex(16),
+        seq=1,
+        fold_version="v",
+        topic_id="id",
+        watermark_us=0,
+        receive_us=0,
+        last_crc=0,
+    )
+    rows = pa.RecordBatch.from_pylist([], schema=ROWS_ARROW)
+    encoded = encode_frame(header, rows, [DedupeHour(0, np.arange(150_000, dtype=np.uint64))], np.empty(0, np.int64))
+    assert len(encoded) == 2
+    return encoded[0] if chunks == 2 else encode_frame(header, rows, [], np.empty(0, np.int64))[0]
