@@ -9,7 +9,7 @@ One reader per customer and process serves all its clients; a client that does n
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -62,21 +62,28 @@ class _Client:
 class LiveHub:
     """All live streams of this process."""
 
-    def __init__(self, redis: Redis | None, clock: Clock, *, clients_max: int) -> None:
+    def __init__(
+        self,
+        redis: Redis | None,
+        as_of: Callable[[int], Awaitable[int | None]],
+        clock: Clock,
+        *,
+        clients_max: int,
+    ) -> None:
+        """`as_of`: what a customer's data is complete to (microseconds), asked while nothing changes."""
         self._redis = redis
+        self._as_of = as_of
         self._clock = clock
         self._clients_max = clients_max
         self._clients: dict[int, set[_Client]] = {}
         self._readers: dict[int, asyncio.Task[None]] = {}
+        self._asked: dict[int, tuple[float, int | None]] = {}
         self._closing = False
 
     async def stream(
-        self, customer_id: int, last_event_id: str | None, as_of_us: int | None, until_us: int
+        self, customer_id: int, last_event_id: str | None, until_us: int
     ) -> AsyncIterator[bytes]:
-        """A stream of SSE bytes that ends at `until_us`, with its token. Raises ProblemError 503 before the first.
-
-        `as_of_us` is what the first heartbeat says.
-        """
+        """A stream of SSE bytes that ends at `until_us`, with its token. Raises ProblemError 503 before the first."""
         if self._redis is None:
             raise ProblemError("live-unavailable", "no Redis is configured; poll instead")
         if self._closing or sum(len(clients) for clients in self._clients.values()) >= self._clients_max:
@@ -89,7 +96,7 @@ class LiveHub:
         except (RedisError, OSError) as error:
             self._leave(customer_id, client)
             raise ProblemError("live-unavailable", "Redis does not answer; poll instead") from error
-        return self._send(customer_id, client, backlog, as_of_us, until_us)
+        return self._send(customer_id, client, backlog, until_us)
 
     def stop(self) -> None:
         """End every stream; clients reconnect elsewhere."""
@@ -110,9 +117,10 @@ class LiveHub:
         self._readers.clear()
 
     async def _send(
-        self, customer_id: int, client: _Client, backlog: list[Entry] | None, as_of_us: int | None, until_us: int
+        self, customer_id: int, client: _Client, backlog: list[Entry] | None, until_us: int
     ) -> AsyncIterator[bytes]:
         try:
+            as_of_us = await self._complete_to(customer_id)
             yield f"retry: {RETRY_MS}\n\n".encode()
             yield self._stats(as_of_us, changed=False)
             if backlog is None:
@@ -125,7 +133,7 @@ class LiveHub:
                 if pending:
                     sent = pending[-1].entry_id
                     known = [entry.as_of_us for entry in pending if entry.as_of_us is not None]
-                    as_of_us = max(known, default=as_of_us)
+                    as_of_us = _later(as_of_us, max(known, default=None))
                     events = [event for entry in pending for event in entry.events]
                     if events:
                         yield _message("events", {"events": events[-EVENTS_A_MESSAGE_MAX:]})
@@ -135,11 +143,24 @@ class LiveHub:
                     client.lost = False
                     yield _message("resync", {})
                 if not client.entries and not await _woken(client.wake, HEARTBEAT_S):
+                    as_of_us = _later(as_of_us, await self._complete_to(customer_id))
                     yield self._stats(as_of_us, changed=False)
                 client.wake.clear()
                 pending, client.entries = client.entries, []
         finally:
             self._leave(customer_id, client)
+
+    async def _complete_to(self, customer_id: int) -> int | None:
+        """As `as_of`, asked once for all of a customer's clients in half a heartbeat."""
+        now = self._clock.monotonic()
+        known = self._asked.get(customer_id)
+        if known is not None and now - known[0] < HEARTBEAT_S / 2:
+            return known[1]
+        self._asked[customer_id] = (now, known[1] if known else None)
+        as_of_us = await self._as_of(customer_id)
+        if customer_id in self._clients:
+            self._asked[customer_id] = (now, as_of_us)
+        return as_of_us
 
     def _stats(self, as_of_us: int | None, *, changed: bool, entry_id: str | None = None) -> bytes:
         age_s = None if as_of_us is None else round(max(0, self._clock.now_us() - as_of_us) / SECOND_US, 3)
@@ -162,6 +183,7 @@ class LiveHub:
         metrics.gauge("headrace_live_clients").dec()
         if not clients:
             self._clients.pop(customer_id, None)
+            self._asked.pop(customer_id, None)
             reader = self._readers.pop(customer_id, None)
             if reader is not None:
                 reader.cancel()
@@ -262,6 +284,10 @@ def _message(event: str, data: Any, entry_id: str | None = None) -> bytes:
     """One SSE message; JSON holds no raw line breaks, so one `data:` line is enough."""
     head = f"id: {entry_id}\n" if entry_id else ""
     return f"{head}event: {event}\ndata: ".encode() + msgspec.json.encode(data) + b"\n\n"
+
+
+def _later(one: int | None, other: int | None) -> int | None:
+    return max((item for item in (one, other) if item is not None), default=None)
 
 
 async def _woken(wake: asyncio.Event, timeout_s: float) -> bool:

@@ -79,6 +79,7 @@ def make_deps(settings: Settings, key: SigningKey, clock: Clock) -> Deps:
             if client is not None:
                 await client.aclose()
 
+    queries = QueryService(RollupSource(router, partition_of, clock), raw, rules, clock)
     return Deps(
         settings=settings,
         clock=clock,
@@ -86,9 +87,9 @@ def make_deps(settings: Settings, key: SigningKey, clock: Clock) -> Deps:
         control=control,
         verifier=Verifier(control, sessions, clock, leeway_s=settings.max_clock_drift_s),
         sessions=sessions,
-        queries=QueryService(RollupSource(router, partition_of, clock), raw, rules, clock),
+        queries=queries,
         lookup=SchemaLookup(raw),
-        live=LiveHub(live_redis, clock, clients_max=settings.live_clients_max),
+        live=LiveHub(live_redis, queries.as_of_us, clock, clients_max=settings.live_clients_max),
         raw=raw,
         close_redis=close_redis,
     )

@@ -32,12 +32,12 @@ def meta(
 ) -> dict[str, Any]:
     """The block as it is sent."""
     position = found.position
-    known = position is not None and position.receive_us > 0
+    known = position is not None and position.as_of_us > 0
     final_us = final_until_us(position, grace_s)
     block: dict[str, Any] = {
-        "as_of": rfc3339(position.receive_us) if position is not None and known else None,
+        "as_of": rfc3339(position.as_of_us) if position is not None and known else None,
         "freshness_s": (
-            round(max(0, now_us - position.receive_us) / SECOND_US, 3) if position is not None and known else None
+            round(max(0, now_us - position.as_of_us) / SECOND_US, 3) if position is not None and known else None
         ),
         "final_until": rfc3339(final_us) if final_us is not None else None,
         "late_events": found.late_events,

@@ -124,7 +124,7 @@ class RollupSource:
     async def _read_position(self, connection: psycopg.AsyncConnection[Any], customer_id: int) -> Position | None:
         found = await connection.execute(
             """
-            SELECT o.state, c.topic_id, c.applied_to, c.watermark_us, c.receive_us
+            SELECT o.state, c.topic_id, c.applied_to, c.watermark_us, greatest(c.receive_us, c.complete_us)
             FROM range_owner o
             LEFT JOIN range_cursor c ON c.range_id = o.range_id AND c.partition = %s
             WHERE o.keys @> %s::int8 ORDER BY o.state = 'owned' DESC LIMIT 1

@@ -126,7 +126,7 @@ def position(partition: int) -> Statement:
     """How far the raw sink has inserted a partition."""
     bound = Parameters()
     return Statement(
-        "SELECT topic_id, next_offset, watermark_us, receive_us FROM sink_cursor FINAL"
+        "SELECT topic_id, next_offset, watermark_us, greatest(receive_us, complete_us) FROM sink_cursor FINAL"
         f" WHERE sink = 'events' AND log_partition = {bound.bind(partition, 'UInt16')}"
         " ORDER BY updated_at DESC LIMIT 1",
         bound.values,

@@ -15,14 +15,15 @@ OTHER: Final = OTHER_DIMS
 class Position:
     """How far the log is contained in a source, for one customer's partition.
 
-    `receive_us`: receipt of the newest contained record; `watermark_us`: the fold's watermark there; both 0 before
-    the first frame.
+    `as_of_us`: every record that Kafka had acknowledged by then is contained (the receipt of the newest one, or the
+    sink's clock while it is level with the log's end); `watermark_us`: the fold's watermark there; both 0 before the
+    first frame.
     """
 
     topic_id: str
     next_offset: int
     watermark_us: int
-    receive_us: int
+    as_of_us: int
 
 
 @dataclass(frozen=True, slots=True)

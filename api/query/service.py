@@ -88,9 +88,13 @@ class QueryService:
             return await self._rollups.position(customer_id)
         return await self._raw_source("raw").position(customer_id)
 
-    async def rollup_position(self, customer_id: int) -> Position | None:
-        """How far the log is in the customer's rollup rows."""
-        return await self._rollups.position(customer_id)
+    async def as_of_us(self, customer_id: int) -> int | None:
+        """What the customer's rollup rows are complete to; None while nobody can tell."""
+        try:
+            position = await self._rollups.position(customer_id)
+        except ProblemError:
+            return None
+        return position.as_of_us or None if position is not None else None
 
     async def _result(self, question: Question, customer_id: int) -> tuple[Result, Completeness]:
         plan = self.plan(question)

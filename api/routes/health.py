@@ -35,6 +35,14 @@ async def readyz(request: Request) -> Response:
     return json_answer(body, status=200 if wrong is None else 503)
 
 
+@router.get("/startupz", summary="Whether this replica has started")
+async def startupz(request: Request) -> Response:
+    """503 until it was ready once."""
+    if not request.app.state.was_ready:
+        return await readyz(request)
+    return json_answer({"ok": True})
+
+
 @router.get("/metrics", summary="Prometheus series of this process")
 async def prometheus() -> Response:
     """Text exposition; no label names a customer."""

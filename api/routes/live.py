@@ -6,7 +6,6 @@ from fastapi import APIRouter, Header, Request
 from fastapi.responses import StreamingResponse
 
 from api.auth.access import Asking, Customer
-from api.problems import ProblemError
 
 router = APIRouter(tags=["live"])
 
@@ -20,13 +19,7 @@ async def live(
 ) -> StreamingResponse:
     """Server-sent events `stats`, `events` and `resync`. Ends when the token does; the browser reconnects."""
     deps = request.app.state.deps
-    as_of_us = None
-    try:
-        position = await deps.queries.rollup_position(customer_id)
-        as_of_us = position.receive_us if position is not None and position.receive_us else None
-    except ProblemError:
-        pass  # the stream still tells of changes; how fresh the data is comes with the first of them
     until_us = principal.expires_s * 1_000_000
-    chunks = await deps.live.stream(customer_id, last_event_id, as_of_us, until_us)
+    chunks = await deps.live.stream(customer_id, last_event_id, until_us)
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     return StreamingResponse(chunks, media_type="text/event-stream", headers=headers)

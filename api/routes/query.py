@@ -136,7 +136,7 @@ async def _bounded_body(request: Request) -> bytes:
 async def _etag(queries: Any, asked: Question, customer_id: int) -> str:
     """Weak: the block that says how fresh an answer is changes without its numbers."""
     position = await queries.position(asked, customer_id)
-    data = "" if position is None else f"{position.topic_id}:{position.next_offset}:{position.receive_us}"
+    data = "" if position is None else f"{position.topic_id}:{position.next_offset}"
     written = msgspec.json.encode(asked.written(), order="sorted").decode()
     digest = hashlib.sha256(f"{customer_id}\n{written}\n{data}".encode()).hexdigest()
     return f'W/"{digest[:32]}"'

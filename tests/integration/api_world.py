@@ -104,7 +104,8 @@ def make_world(settings: Settings, shards: tuple[str, ...], *, seed: int = 7, co
     key = ensure_signing_key(settings)
     now_s = int(time.time())
     with connect_control(settings) as control:
-        customers = tuple(create_customer(control, f"customer of {name}", shard_id=name).customer_id for name in named)
+        made = [create_customer(control, f"customer of {name}", shard_id=name) for name in named]
+        customers = tuple(customer.customer_id for customer in made)
         tokens = {
             customer: create_api_token(control, key, customer_id=customer, now_s=now_s, ttl_s=3600)[0]
             for customer in customers
@@ -212,14 +213,16 @@ def write_rollups(shard: psycopg.Connection[Any], world: World, customer: int) -
             world.events[customer], watermark_s, watermark_s
         ).items():
             copy.write_row(
-                (customer, code, grain_code, window, dims, generation, part, 10_000, cell.open, cell.events)
-                + (hll_of(sorted(cell.users)), sum(cell.values), len(cell.values), hist_of(cell.values))
+                (
+                    *(customer, code, grain_code, window, dims, generation, part, 10_000, cell.open, cell.events),
+                    *(hll_of(sorted(cell.users)), sum(cell.values), len(cell.values), hist_of(cell.values)),
+                )
             )
     found = shard.execute("SELECT range_id, keys FROM range_owner WHERE keys @> %s::int8", (customer,)).fetchone()
     assert found is not None
     shard.execute(
-        "INSERT INTO range_cursor (partition, range_id, keys, topic_id, applied_to, watermark_us, receive_us)"
-        " VALUES (%s, %s, %s, 'topic-1', 10000, %s, %s)",
+        "INSERT INTO range_cursor (partition, range_id, keys, topic_id, applied_to, watermark_us, receive_us,"
+        " complete_us) VALUES (%s, %s, %s, 'topic-1', 10000, %s, 17, %s)",
         (part, found[0], found[1], world.watermark_us, world.watermark_us + 1_000_000),
     )
 
@@ -227,26 +230,39 @@ def write_rollups(shard: psycopg.Connection[Any], world: World, customer: int) -
 def write_raw(world: World, customer: int) -> None:
     """The same events into ClickHouse; every tenth twice, as a repeated insert leaves them."""
     client = clickhouse_connect.get_client(**ClickHouseAddress.parse(world.settings.clickhouse).client_arguments())
-    columns = (
-        "customer_id timestamp name type message_id user_id anonymous_id path referrer_domain utm_source country"
-        " device browser os value_e6 properties log_partition log_offset received_at"
-    ).split()
-    rows: list[tuple[object, ...]] = []
-    for event in world.events[customer]:
-        moment = datetime.fromtimestamp(event.timestamp_us // 1_000_000, UTC).replace(
-            microsecond=event.timestamp_us % 1_000_000
-        )
-        properties = f'{{"plan":{event.plan},"amount":{event.amount},"a\'b\\\\":"x"}}'
-        row: tuple[object, ...] = (customer, moment, event.name, "track", f"m{customer}-{event.offset}", event.user_id)
-        row += (event.anonymous_id, event.path, event.referrer_domain, event.utm_source, event.country)
-        row += (event.device, event.browser, event.os, event.value_e6, properties, world.partition(customer))
-        rows.append((*row, event.offset, moment))
-    client.insert("events", rows, column_names=columns)
-    client.insert("events", rows[::10], column_names=columns)
-    position = ("events", "topic-1", world.partition(customer), 10_000, 1, "v", world.watermark_us)
-    names = "sink topic_id log_partition next_offset resume_at fold_version watermark_us receive_us".split()
-    client.insert("sink_cursor", [(*position, world.watermark_us + 1_000_000)], column_names=names)
+    rows = [_raw_row(world, customer, event) for event in world.events[customer]]
+    for some in (rows, rows[::10]):
+        client.insert("events", [list(row.values()) for row in some], column_names=list(rows[0]))
+    cursor = {
+        "sink": "events",
+        "topic_id": "topic-1",
+        "log_partition": world.partition(customer),
+        "next_offset": 10_000,
+        "resume_at": 1,
+        "fold_version": "v",
+        "watermark_us": world.watermark_us,
+        "receive_us": 17,
+        "complete_us": world.watermark_us + 1_000_000,
+    }
+    client.insert("sink_cursor", [list(cursor.values())], column_names=list(cursor))
     client.close()
+
+
+def _raw_row(world: World, customer: int, event: Event) -> dict[str, object]:
+    seconds, micros = divmod(event.timestamp_us, 1_000_000)
+    moment = datetime.fromtimestamp(seconds, UTC).replace(microsecond=micros)
+    same = "name user_id anonymous_id path referrer_domain utm_source country device browser os value_e6"
+    return {
+        "customer_id": customer,
+        "timestamp": moment,
+        "type": "track",
+        "message_id": f"m{customer}-{event.offset}",
+        **{name: getattr(event, name) for name in same.split()},
+        "properties": f'{{"plan":{event.plan},"amount":{event.amount},"a\'b\\\\":"x"}}',
+        "log_partition": world.partition(customer),
+        "log_offset": event.offset,
+        "received_at": moment,
+    }
 
 
 @contextmanager

@@ -31,6 +31,7 @@ from tests.integration.conftest import Databases, MakeSettings
 PUBLIC = {
     ("GET", "/livez"),
     ("GET", "/readyz"),
+    ("GET", "/startupz"),
     ("GET", "/metrics"),
     ("GET", "/openapi.json"),
     ("GET", "/.well-known/jwks.json"),

@@ -31,7 +31,7 @@ export function makeChart(host, onPoint) {
   const colour = () => {
     const style = getComputedStyle(host);
     const read = (/** @type {string} */ name) => style.getPropertyValue(name).trim();
-    return { line: read('--accent'), fill: read('--chart-fill'), fade: read('--chart-fade'), before: read('--chart-before'), grid: read('--chart-grid'), text: read('--muted'), card: read('--card') };
+    return { line: read('--accent'), fill: read('--chart-fill'), faint: read('--chart-faint'), fade: read('--chart-fade'), before: read('--chart-before'), grid: read('--chart-grid'), text: read('--muted'), card: read('--card') };
   };
   let colours = colour();
   const font = () => `${innerWidth < 600 ? 11 : 12}px "Inter", system-ui, sans-serif`;
@@ -68,18 +68,11 @@ export function makeChart(host, onPoint) {
       { stroke: () => colours.before, width: 1.5, dash: [5, 4], points: { show: false } },
       {
         stroke: () => colours.line, width: 2,
-        fill: (u) => {
-          const { top, height } = u.bbox;
-          if (!Number.isFinite(top + height) || height === 0) return colours.fade;
-          const gradient = u.ctx.createLinearGradient(0, top, 0, top + height);
-          gradient.addColorStop(0, colours.fill);
-          gradient.addColorStop(1, colours.fade);
-          return gradient;
-        },
+        fill: (u) => shade(u, colours.fill, colours.fade),
         points: { show: (u) => shownAlone(u.data[2]), size: 6, fill: () => colours.line },
       },
       {
-        stroke: () => colours.line, width: 2, dash: [2, 4],
+        stroke: () => colours.line, width: 2, dash: [2, 4], fill: (u) => shade(u, colours.faint, colours.fade),
         points: { show: true, size: 7, width: 2, filter: (u) => lastOf(u.data[3]), fill: () => colours.card },
       },
     ],
@@ -133,6 +126,17 @@ function columns({ current, previous, buckets, incompleteFrom }) {
     places.map((place) => (place < incompleteFrom ? current[place] ?? null : null)),
     places.map((place) => (dotted && place >= incompleteFrom - 1 ? current[place] ?? null : null)),
   ];
+}
+
+/** A shade that fades to the ground. @param {uPlot} u @param {string} from @param {string} to */
+function shade(u, from, to) {
+  const { top, height } = u.bbox;
+  // Before its first layout the plot has no height, and a gradient of no length is an error.
+  if (!(height > 0)) return to;
+  const gradient = u.ctx.createLinearGradient(0, top, 0, top + height);
+  gradient.addColorStop(0, from);
+  gradient.addColorStop(1, to);
+  return gradient;
 }
 
 /** @param {number | null} min @param {number | null} max @returns {[number, number]} */

@@ -8,7 +8,7 @@
 import { signal } from '../vendor/signals.js';
 import { ApiError, ask } from './api.js';
 import { addToFeed, resetFeed } from './feed.js';
-import { currentQueries, feedQuery, FEED_ROWS, newestQuery, previousQueries } from './queries.js';
+import { feedQuery, FEED_ROWS, headQueries, newestQuery, previousQueries, tableQueries } from './queries.js';
 import { route } from './route.js';
 import { session } from './session.js';
 import { resolve } from './span.js';
@@ -31,15 +31,21 @@ export const view = signal(/** @type {View} */ ({ answers: {}, route: null, span
 export const freshness = signal(/** @type {{s: number, at: number} | null} */ (null));
 
 const REFRESH_MS_MIN = 1_000;
+// The headline is asked for with every change, tables and the compared period less often: they cost more, and move less.
+const TABLES_MS = 3_000;
 const PREVIOUS_MS = 60_000;
 const RETRY_MS = 3_000;
 
 let asked = '';
-let previousAt = 0;
+let previousAt = -Infinity;
+let tablesAt = -Infinity;
 let lastMs = 0;
 let lastEnd = 0;
+let again = false;
 /** @type {AbortController | null} */
 let flight = null;
+/** @type {ReturnType<typeof setTimeout> | undefined} */
+let tablesTimer;
 /** @type {ReturnType<typeof setTimeout> | undefined} */
 let timer;
 
@@ -69,6 +75,18 @@ export function refreshSoon() {
   }, Math.max(wait, 0));
 }
 
+/** The tables of the last change, where they were spared; without more changes nobody else would ask. */
+function refreshTables() {
+  tablesTimer = undefined;
+  refreshSoon();
+}
+
+/** A period that ends now moves on although nothing comes: minutes, and the day at midnight. */
+export function followClock() {
+  const { span, stale } = view.value;
+  if (span && !stale && !document.hidden && resolve(route.value, Date.now()).to !== span.to) refreshSoon();
+}
+
 /** Everything, at once: after a silence, or when asked by hand. */
 export function refreshAll() {
   void load(true);
@@ -77,28 +95,36 @@ export function refreshAll() {
 /** @param {boolean} everything also the compared period and the feed */
 export async function load(everything) {
   if (session.value.state !== 'in') return;
-  if (flight && !everything) return; // It answers about a moment that is hardly older.
+  if (flight && !everything) {
+    // What comes now may be too late for the answer under way, and nothing may follow to ask again.
+    again = true;
+    return;
+  }
+  again = false;
   flight?.abort();
   const mine = new AbortController();
   flight = mine;
   const started = performance.now();
   const r = route.value;
   const span = resolve(r, Date.now());
-  const previousDue = everything || started - previousAt > PREVIOUS_MS || spanMoved(span);
+  const all = everything || spanMoved(span);
+  const previousDue = all || started - previousAt > PREVIOUS_MS;
+  const tablesDue = all || started - tablesAt > TABLES_MS;
   /** @type {Record<string, object>} */
-  const queries = { ...currentQueries(r, span), ...(previousDue ? previousQueries(r, span) : {}) };
+  const queries = { ...headQueries(r, span), ...(previousDue ? previousQueries(r, span) : {}), ...(tablesDue ? tableQueries(r, span) : {}) };
   if (everything) queries.feed = feedQuery(r, Date.now(), span.tz, FEED_ROWS);
   try {
     const found = await ask(Object.values(queries), mine.signal);
     const answers = Object.fromEntries(Object.keys(queries).map((name, place) => [name, found[place]]));
     if (previousDue) previousAt = performance.now();
+    if (tablesDue) tablesAt = performance.now();
+    else tablesTimer ??= setTimeout(refreshTables, TABLES_MS);
     if (answers.feed && !answers.feed.error) addToFeed(rowsAsObjects(answers.feed), r);
     delete answers.feed;
-    /** @type {Record<string, Answer>} */
-    const kept = previousDue ? {} : { previousTotals: view.value.answers.previousTotals, previousSeries: view.value.answers.previousSeries };
+    const kept = Object.entries(view.value.answers).filter(([name]) => (name.startsWith('previous') ? !previousDue : !tablesDue));
     const meta = answers.totals?.meta;
     if (meta) freshness.value = meta.freshness_s === null ? null : { s: meta.freshness_s, at: performance.now() };
-    view.value = { ...view.value, answers: { ...kept, ...answers }, route: r, span, stale: false, trouble: '' };
+    view.value = { ...view.value, answers: { ...Object.fromEntries(kept), ...answers }, route: r, span, stale: false, trouble: '' };
     await lookForAny();
   } catch (error) {
     if (mine.signal.aborted) return;
@@ -111,6 +137,7 @@ export async function load(everything) {
       flight = null;
       lastEnd = performance.now();
       lastMs = lastEnd - started;
+      if (again) refreshSoon();
     }
   }
 }

@@ -2,7 +2,7 @@
 import { render } from '../vendor/preact.js';
 import { effect, untracked } from '../vendor/signals.js';
 import { announce } from './announce.js';
-import { followRoute, freshness, load, pollFeed, pollFeedSoon, refreshAll, refreshSoon, view } from './data.js';
+import { followClock, followRoute, freshness, load, pollFeed, pollFeedSoon, refreshAll, refreshSoon, view } from './data.js';
 import { addToFeed } from './feed.js';
 import { figure } from './format.js';
 import { html } from './html.js';
@@ -50,6 +50,8 @@ effect(() => {
 effect(() => {
   if (session.value.state === 'in' && route.value) untracked(followRoute);
 });
+
+setInterval(followClock, 5_000);
 
 // Each outcome of a choice is told once, when its numbers are there.
 let told = '';

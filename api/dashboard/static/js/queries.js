@@ -37,14 +37,19 @@ function filtered(route) {
   return route.filters.length ? { filters: ['and', route.filters] } : {};
 }
 
-/** The queries whose answers change as events come in, by name. @param {Route} route @param {Span} span */
-export function currentQueries(route, span) {
+/** The headline's queries, by name. @param {Route} route @param {Span} span @returns {Record<string, object>} */
+export function headQueries(route, span) {
   const asked = { range: range(span.from, span.to, span.tz), ...filtered(route) };
-  /** @type {Record<string, object>} */
-  const queries = {
+  return {
     totals: { kind: 'totals', metrics: ALL_METRICS, ...asked },
     series: { kind: 'timeseries', metrics: ALL_METRICS, interval: span.interval, ...asked },
   };
+}
+
+/** The tables' queries, by name. @param {Route} route @param {Span} span */
+export function tableQueries(route, span) {
+  /** @type {Record<string, object>} */
+  const queries = {};
   for (const table of TABLE_NAMES) queries[table] = tableQuery(route, span, table, route.more.includes(table) ? ROWS_MORE : ROWS);
   return queries;
 }

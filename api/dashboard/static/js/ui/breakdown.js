@@ -77,7 +77,9 @@ function Row({ dimension, value, amount, total, largest, metric, first }) {
   const label = valueLabel(dimension, value);
   const filter = filterFor(dimension, value);
   const on = hasFilter(filter);
-  const width = largest > 0 && amount > 0 ? Math.max((amount / largest) * 100, 0.5) : 0;
+  // A sliver would look like a stray line, and says no more than no bar.
+  const percent = largest > 0 ? (amount / largest) * 100 : 0;
+  const width = percent >= 0.8 ? percent : 0;
   const choose = () => {
     toggleFilter(filter);
     announce(on ? `Filter on ${label} removed` : `Filtered by ${dimensionLabel(dimension)}: ${label}`);

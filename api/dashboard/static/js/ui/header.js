@@ -103,7 +103,7 @@ function PeriodPanel({ close }) {
 /** @type {Record<Compare, string>} */
 const COMPARES = { previous: 'vs previous period', year: 'vs a year before', none: 'No comparison' };
 /** @type {Record<Compare, string>} */
-const COMPARES_SHORT = { previous: 'vs previous', year: 'vs last year', none: 'Alone' };
+const COMPARES_SHORT = { previous: 'vs previous', year: 'vs last year', none: 'Not compared' };
 
 function CompareMenu() {
   return html`<${Menu} name="Comparison" label=${html`<span class="compare-long">${COMPARES[route.value.compare]}</span><span class="compare-short" aria-hidden="true">${COMPARES_SHORT[route.value.compare]}</span>`}>${(/** @type {() => void} */ close) => html`
