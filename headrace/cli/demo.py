@@ -7,6 +7,7 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -43,7 +44,13 @@ Job = Callable[[System, threading.Event], None]
     "--check", "checking", is_flag=True, help="Compare every total with one computed from the data; exit 0 or 1."
 )
 @click.option("--seed", type=int, help="Of the generated events; default: a new one, printed.")
-@click.option("--broker", type=click.Choice(("kafka", "tansu")), default="kafka", show_default=True, hidden=True)
+@click.option(
+    "--broker",
+    type=click.Choice(("tansu", "kafka")),
+    default="tansu",
+    show_default=True,
+    help="tansu comes with Headrace and forgets all when it stops; kafka is Apache Kafka and needs Java.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(checking: bool, seed: int | None, broker: Broker, as_json: bool) -> int:
     """Run the whole system on a folder that is thrown away, with a year of real orders moved to the present.
@@ -130,10 +137,12 @@ def _run(settings: Settings, broker: Broker, job: Job) -> None:
 
     try:
         with tempfile.TemporaryDirectory(prefix="headrace-demo-") as folder:
-            _say("starting everything on a folder that is thrown away")
+            _say(f"starting everything on a folder that is thrown away (broker: {broker})")
+            asked_s = time.monotonic()
             plan = Plan(folder=Path(folder), settings=settings, broker=broker, durable=False, customers=CUSTOMERS)
             with running(plan) as system:
                 started = True
+                _say(f"everything answers after {time.monotonic() - asked_s:.1f} s")
                 worker = threading.Thread(target=work, args=(system,), name="demo", daemon=True)
                 worker.start()
                 system.watch(stopping)  # restarts what dies; children belong to this thread

@@ -9,6 +9,7 @@ from typing import Any, Self
 
 import httpx
 
+from headrace.demo.comparison import Count
 from headrace.errors import FatalError, UnavailableError
 
 TIMEOUT_S = 30.0
@@ -34,6 +35,10 @@ class Answer:
         """An amount of the only row."""
         assert len(self.rows) == 1, "totals have one row"
         return amount(self.rows[0][column])
+
+    def by(self, column: str) -> dict[str, Count]:
+        """Events and revenue of each row, by the text in `column`; the empty text for none."""
+        return {row[column] or "": Count(int(row["events"]), amount(row["sum(value)"])) for row in self.rows}
 
 
 class Answers:

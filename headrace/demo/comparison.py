@@ -3,11 +3,19 @@
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import ROUND_HALF_EVEN, Decimal
+from typing import NamedTuple
 
 CENT = Decimal("0.01")
 HLL_STANDARD_ERROR = 0.01625  # 1.04 / sqrt(2 ** 12)
 SIGMAS = 3
 EXAMPLES_MAX = 3
+
+
+class Count(NamedTuple):
+    """How many events, and what they are worth together."""
+
+    events: int
+    revenue: Decimal
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +62,7 @@ class Comparison:
         bound = f"{off:.2%} off, {SIGMAS * HLL_STANDARD_ERROR:.2%} allowed"
         self.lines.append(Line(name, f"{expected:,}", f"{found:,}", within, bound))
 
-    def table(
-        self, name: str, expected: Mapping[str, tuple[int, Decimal]], found: Mapping[str, tuple[int, Decimal]]
-    ) -> None:
+    def table(self, name: str, expected: Mapping[str, Count], found: Mapping[str, Count]) -> None:
         """Events and revenue by key: the same keys, the same counts, the same amounts to the cent."""
         wrong = list(_differences(expected, found))
         note = f"{len(expected):,} rows of events and revenue"
@@ -70,17 +76,19 @@ def cents(amount: Decimal) -> Decimal:
     return amount.quantize(CENT, ROUND_HALF_EVEN)
 
 
-def _differences(
-    expected: Mapping[str, tuple[int, Decimal]], found: Mapping[str, tuple[int, Decimal]]
-) -> Iterator[str]:
+def _differences(expected: Mapping[str, Count], found: Mapping[str, Count]) -> Iterator[str]:
     for key in sorted(expected.keys() | found.keys()):
         mine, other = expected.get(key), found.get(key)
         if mine is None or other is None:
             yield f"{key} is {'unexpected' if mine is None else 'missing'}"
-        elif mine[0] != other[0] or cents(mine[1]) != cents(other[1]):
-            yield f"{key}: expected {mine[0]:,} / {cents(mine[1]):,}, found {other[0]:,} / {cents(other[1]):,}"
+        elif mine.events != other.events or cents(mine.revenue) != cents(other.revenue):
+            yield f"{key}: expected {_shown(mine)}, found {_shown(other)}"
 
 
-def _sum(values: Iterable[tuple[int, Decimal]]) -> str:
+def _sum(values: Iterable[Count]) -> str:
     counts = list(values)
-    return f"{sum(count for count, _ in counts):,} / {cents(sum((m for _, m in counts), Decimal(0))):,}"
+    return _shown(Count(sum(c.events for c in counts), sum((c.revenue for c in counts), Decimal(0))))
+
+
+def _shown(count: Count) -> str:
+    return f"{count.events:,} / {cents(count.revenue):,}"

@@ -1,14 +1,17 @@
 """The shop: a year of real orders moved to the present, loaded by the importer, compared with its own totals."""
 
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from headrace.clock import Clock
 from headrace.demo import totals
-from headrace.demo.answers import Answer, Answers, amount, wait_until
-from headrace.demo.comparison import Comparison
-from headrace.demo.totals import Count, Totals
+from headrace.demo.answers import Answer, Answers, wait_until
+from headrace.demo.comparison import Comparison, Count
+from headrace.demo.totals import Totals
 from headrace.settings import Settings
 from headrace.shards.address import connect_control
 from producers.bulk import BulkPublisher
@@ -19,6 +22,8 @@ from producers.importer.position import FileImports
 from producers.importer.transform import Plan
 
 MAPPING = "online_retail"
+Ask = Callable[..., Answer]
+
 COVER_TIMEOUT_S = 180.0
 SETTLE_S = 2.0  # a count that is right must stay so: time for a second delivery to show itself
 PRODUCTS_A_QUERY = 150
@@ -50,26 +55,21 @@ def compare(answers: Answers, expected: Totals, comparison: Comparison, *, raw: 
         return answers.ask(kind, start, end, metrics=METRICS, **rest)
 
     wait_until(lambda: ask("totals").number("events") >= expected.events, COVER_TIMEOUT_S)
-    wait_until(lambda: False, SETTLE_S)
+    time.sleep(SETTLE_S)
     whole = ask("totals")
     comparison.count("events", expected.events, whole.number("events"))
     comparison.money("revenue", expected.revenue, whole.amount("sum(value)"))
     comparison.estimate("users (sketch)", expected.users, whole.number("users"))
     by_day = ask("timeseries", interval="day")
-    comparison.table("per day", _filled(expected), _by(by_day, "time", 10))
-    comparison.table(
-        "per country",
-        _pairs(expected.by_country),
-        _by(ask("breakdown", dimensions=["country"], limit=1000), "country"),
-    )
-    comparison.table(
-        "per event", _pairs(expected.by_event), _by(ask("breakdown", dimensions=["event"], limit=1000), "event")
-    )
+    comparison.table("per day", _filled(expected), {time[:10]: pair for time, pair in by_day.by("time").items()})
+    for dimension, counts in (("country", expected.by_country), ("event", expected.by_event)):
+        found = ask("breakdown", dimensions=[dimension], limit=1000).by(dimension)
+        comparison.table(f"per {dimension}", counts, found)
     if raw:
         _compare_raw(ask, expected, comparison)
 
 
-def _compare_raw(ask: Any, expected: Totals, comparison: Comparison) -> None:
+def _compare_raw(ask: Ask, expected: Totals, comparison: Comparison) -> None:
     """What only the raw events can answer: users to the unit, and products."""
     wait_until(lambda: bool(ask("totals", exact=True).number("events") >= expected.events), COVER_TIMEOUT_S)
     whole = ask("totals", exact=True)
@@ -77,27 +77,19 @@ def _compare_raw(ask: Any, expected: Totals, comparison: Comparison) -> None:
     comparison.money("revenue (raw)", expected.revenue, whole.amount("sum(value)"))
     comparison.count("users (raw, exact)", expected.users, whole.number("users"))
     dimension = "props.stock_code"
-    found: dict[str, tuple[int, Any]] = {}
+    found: dict[str, Count] = {}
     codes = sorted(expected.by_product)
     for at in range(0, len(codes), PRODUCTS_A_QUERY):
         part = codes[at : at + PRODUCTS_A_QUERY]
-        found |= _by(ask("breakdown", dimensions=[dimension], limit=1000, filters=["is", dimension, part]), dimension)
-    comparison.table("per product (raw)", _pairs(expected.by_product), found)
+        found |= ask("breakdown", dimensions=[dimension], limit=1000, filters=["is", dimension, part]).by(dimension)
+    comparison.table("per product (raw)", expected.by_product, found)
     every = ask("breakdown", dimensions=[dimension], limit=1)
     comparison.count("products (raw)", len(codes), every.total_rows or 0)
 
 
-def _pairs(counts: Any) -> dict[str, tuple[int, Any]]:
-    return {key: (count.events, count.revenue) for key, count in counts.items()}
-
-
-def _filled(expected: Totals) -> dict[str, tuple[int, Any]]:
-    nothing = Count(0, amount(None))
-    return _pairs({day: expected.by_day.get(day, nothing) for day in totals.days(expected)})
-
-
-def _by(answer: Answer, column: str, characters: int | None = None) -> dict[str, tuple[int, Any]]:
-    return {str(row[column])[:characters]: (int(row["events"]), amount(row["sum(value)"])) for row in answer.rows}
+def _filled(expected: Totals) -> dict[str, Count]:
+    nothing = Count(0, Decimal(0))
+    return {day: expected.by_day.get(day, nothing) for day in totals.days(expected)}
 
 
 def _midnight(moment: datetime) -> datetime:

@@ -12,15 +12,9 @@ from pathlib import Path
 
 import polars as pl
 
+from headrace.demo.comparison import Count
+
 CANCELLATION, ORDER_LINE = "cancellation", "order_line"
-
-
-@dataclass(frozen=True, slots=True)
-class Count:
-    """How many events, and what they are worth."""
-
-    events: int
-    revenue: Decimal
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """Live traffic over HTTP: a seeded burst with known totals for the check, an endless trickle for the demo."""
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -9,7 +10,7 @@ import polars as pl
 
 from headrace.clock import Clock
 from headrace.demo.answers import Answers, wait_until
-from headrace.demo.comparison import Comparison
+from headrace.demo.comparison import Comparison, Count
 from headrace.errors import RetryableError
 from headrace.log import get_logger
 from producers.generator.drive import drive, schedule
@@ -20,12 +21,16 @@ from producers.generator.workload import Workload, WorkloadRules, steady
 BURST_ROWS = 5_000
 BURST_RATE_PER_S = 100.0
 COVER_TIMEOUT_S = 60.0
-SETTLE_S = 2.0
+SETTLE_S = 2.0  # a count that is right must stay so: time for a second delivery to show itself
 TRICKLE_RATE_PER_S = 25.0
 TRICKLE_DURATION_S = 7 * 86_400.0
 TRICKLE_TICK_S = 0.25
 RESTART_WAIT_S = 2.0
 RULES = WorkloadRules(users=2_000)
+DIMENSIONS = {
+    "event": "name", "path": "path", "referrer_domain": "referrer_domain", "utm_source": "utm_source",
+    "country": "country", "device": "device", "browser": "browser", "os": "os",
+}  # fmt: skip
 
 log = get_logger(__name__)
 
@@ -42,13 +47,16 @@ class Customer:
 
 @dataclass(frozen=True, slots=True)
 class Burst:
-    """What one customer's part of the burst adds up to, repeats left out. `[start, end)` holds all of it."""
+    """What one customer's part of the burst adds up to, repeats left out. `[start, end)` holds all of it.
+
+    `by`: for each of DIMENSIONS (as the API calls it) events and revenue by value, the empty one for none.
+    """
 
     customer: Customer
     events: int
     users: int
     revenue: Decimal
-    by_event: dict[str, tuple[int, Decimal]]
+    by: Mapping[str, Mapping[str, Count]]
     repeats: int
     start: datetime
     end: datetime
@@ -82,13 +90,18 @@ def compare_burst(api_url: str, burst: Burst, comparison: Comparison) -> None:
             return answers.ask("totals", burst.start, burst.end, metrics=metrics).number("events") >= burst.events
 
         wait_until(look, COVER_TIMEOUT_S)
-        wait_until(lambda: False, SETTLE_S)
+        time.sleep(SETTLE_S)
         whole = answers.ask("totals", burst.start, burst.end, metrics=metrics)
         comparison.count(
             f"{name}: events", burst.events, whole.number("events"), f"{burst.repeats:,} repeats sent too"
         )
         comparison.money(f"{name}: revenue", burst.revenue, whole.amount("sum(value)"))
         comparison.estimate(f"{name}: users (sketch)", burst.users, whole.number("users"))
+        for dimension, expected in burst.by.items():
+            answer = answers.ask(
+                "breakdown", burst.start, burst.end, metrics=metrics, dimensions=[dimension], limit=1000
+            )
+            comparison.table(f"{name}: per {dimension}", expected, answer.by(dimension))
 
 
 def trickle(
@@ -112,17 +125,21 @@ def trickle(
 
 def _burst(sent: pl.DataFrame, customer: Customer) -> Burst:
     own = sent.filter(~pl.col("repeats"))
-    grouped = own.group_by("name").agg(pl.len(), pl.col("value_e6").sum())
     return Burst(
         customer=customer,
         events=own.height,
         users=own.select(pl.coalesce("user_id", "anonymous_id").n_unique()).item(),
         revenue=Decimal(int(own["value_e6"].sum())) / 1_000_000,
-        by_event={name: (count, Decimal(int(value)) / 1_000_000) for name, count, value in grouped.iter_rows()},
+        by={dimension: _grouped(own, column) for dimension, column in DIMENSIONS.items()},
         repeats=sent.height - own.height,
         start=_minute(int(sent["timestamp_us"].min())),  # type: ignore[arg-type]  # a column of integers
         end=_minute(int(sent["timestamp_us"].max())) + timedelta(minutes=1),  # type: ignore[arg-type]
     )
+
+
+def _grouped(own: pl.DataFrame, column: str) -> dict[str, Count]:
+    rows = own.group_by(pl.col(column).fill_null("")).agg(pl.len(), pl.col("value_e6").sum()).iter_rows()
+    return {key: Count(count, Decimal(int(value)) / 1_000_000) for key, count, value in rows}
 
 
 def _minute(us: int) -> datetime:

@@ -150,11 +150,12 @@ class HTTPTarget:
 
 
 def as_segment(event: Mapping[str, Any]) -> dict[str, Any]:
-    """One event (a row of `event_arrow`) as a message of the Segment protocol. Enriched fields are the gateway's."""
+    """One event (a row of `event_arrow`) as a message of the Segment protocol, with all that the columns say."""
     properties: dict[str, Any] = msgspec.json.decode(event["properties"])
     if event["value_e6"] is not None:
         properties["revenue"] = event["value_e6"] / 1_000_000  # cents: exact in what a double prints as
         properties["currency"] = event["currency"]
+    referrer, source = event["referrer_domain"], event["utm_source"]
     message: dict[str, Any] = {
         "type": "track",
         "messageId": event["message_id"],
@@ -163,34 +164,18 @@ def as_segment(event: Mapping[str, Any]) -> dict[str, Any]:
         "properties": properties,
         "context": {
             "library": {"name": event["library"], "version": "1"},
-            "page": {"path": event["path"], "referrer": f"https://{event['referrer_domain']}/"}
-            if event["referrer_domain"]
-            else {"path": event["path"]},
-            "campaign": {"source": event["utm_source"]} if event["utm_source"] else {},
-            "userAgent": USER_AGENTS[_position(event["device"], event["browser"])],
+            "page": {"path": event["path"]} | ({"referrer": f"https://{referrer}/"} if referrer else {}),
+            "campaign": {"source": source} if source else {},
+            "location": {"country": event["country"]},
+            "os": {"name": event["os"]},
+            "device": {"type": event["device"]},
+            "userAgentData": {"brands": [{"brand": event["browser"], "version": "1"}]},
         },
     }
     for key, name in (("userId", "user_id"), ("anonymousId", "anonymous_id")):
         if event[name] is not None:
             message[key] = event[name]
     return message
-
-
-_CHROME = "Mozilla/5.0 ({}) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/142.0.0.0 {}Safari/537.36"
-_SAFARI = "Mozilla/5.0 ({}) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/26.0 {}"
-USER_AGENTS = (
-    _CHROME.format("Windows NT 10.0; Win64; x64", ""),
-    _SAFARI.format("Macintosh; Intel Mac OS X 10_15_7", "Safari/605.1.15"),
-    _SAFARI.format("iPhone; CPU iPhone OS 18_6 like Mac OS X", "Mobile/15E148 Safari/604.1"),
-    _CHROME.format("Linux; Android 10; K", "Mobile "),
-    "Mozilla/5.0 (X11; Linux x86_64; rv:144.0) Gecko/20100101 Firefox/144.0",
-    _CHROME.format("Windows NT 10.0; Win64; x64", "") + " Edg/142.0.0.0",
-)
-
-
-def _position(device: str | None, browser: str | None) -> int:
-    """A user agent for a device tuple: the same one for the same tuple, on every machine."""
-    return sum(map(ord, f"{device}{browser}")) % len(USER_AGENTS)
 
 
 def _iso(us: int) -> str:

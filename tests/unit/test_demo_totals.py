@@ -7,7 +7,7 @@ import pytest
 
 from headrace.demo import totals
 from headrace.demo.answers import amount
-from headrace.demo.comparison import Comparison
+from headrace.demo.comparison import Comparison, Count
 from producers.data import online_retail
 from tests.data_totals import online_retail_totals
 
@@ -37,7 +37,7 @@ def test_a_comparison_holds_only_when_all_of_it_does() -> None:
     comparison.count("events", 5, 5)
     comparison.money("revenue", Decimal("1.004"), Decimal("1.0"))
     comparison.estimate("users", 1000, 1048)
-    comparison.table("days", {"a": (1, Decimal("2.5"))}, {"a": (1, Decimal("2.50"))})
+    comparison.table("days", {"a": Count(1, Decimal("2.5"))}, {"a": Count(1, Decimal("2.50"))})
     assert comparison.equal
 
 
@@ -46,9 +46,9 @@ def test_every_kind_of_difference_is_found_and_named() -> None:
     comparison.count("events", 5, 6)
     comparison.money("revenue", Decimal("1.00"), Decimal("1.01"))
     comparison.estimate("users", 1000, 1050)
-    one = (1, Decimal(1))
-    comparison.table("count", {"a": one}, {"a": (2, Decimal(1))})
-    comparison.table("amount", {"a": one}, {"a": (1, Decimal("1.01"))})
+    one = Count(1, Decimal(1))
+    comparison.table("count", {"a": one}, {"a": Count(2, Decimal(1))})
+    comparison.table("amount", {"a": one}, {"a": Count(1, Decimal("1.01"))})
     comparison.table("missing", {"a": one, "b": one}, {"a": one})
     comparison.table("unexpected", {"a": one}, {"a": one, "b": one})
     assert [line.equal for line in comparison.lines] == [False] * 7
