@@ -90,7 +90,7 @@ class Settings:
     # Frames, snapshots, sinks
     frame_interval_s: float = _setting(0.3, "time between frames when caught up")
     frame_interval_max_s: float = _setting(10.0, "time between frames under lag")
-    frame_rows_max: int = _setting(200_000, "changed rows that force a frame before its time")
+    frame_events_max: int = _setting(500_000, "events that force a frame before its time")
     watchdog_s: float = _setting(120.0, "a worker without progress for this long, with records to fold, stops itself")
     snapshot_interval_s: float = _setting(300.0, "time between snapshots of a partition's fold")
     aggregates_age_min_s: float = _setting(48 * 3600.0, "frames younger than this are never trimmed")
