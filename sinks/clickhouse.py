@@ -20,7 +20,7 @@ from headrace.log import get_logger
 from headrace.settings import Settings
 from schemas.accept import AcceptRule
 from schemas.topics import Topics
-from sinks import clickhouse_events
+from sinks import clickhouse_events, clickhouse_rollups
 from sinks.backoff import Backoff
 from sinks.clickhouse_events import EventRecord, EventSlice, EventsPartition, EventTable
 from sinks.clickhouse_rollups import RollupStore
@@ -234,7 +234,15 @@ class ClickHouseReader:
         self._partitions = list(partitions)
         self._decoder = FrameDecoder(GROUP)
         topic_id = kafka.topic_id(settings, self._topics.events)
-        self._lane = Lane(settings, RollupStore(settings), partitions, topic_id, clock, lambda _applied: None)
+        self._lane = Lane(
+            settings,
+            RollupStore(settings),
+            partitions,
+            topic_id,
+            clock,
+            lambda _applied: None,
+            clickhouse_rollups.INTERVAL_S,
+        )
         self._waiting: Sequence[FrameRecord] = ()
         store = ClickHouseStore(settings, clickhouse_events.SINK)
         cursors = _load(store, partitions, topic_id, settings, stopping)

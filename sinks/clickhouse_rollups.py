@@ -6,7 +6,6 @@ A row replaces those of its key with a smaller `ver`, so a frame that is inserte
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-import polars as pl
 import pyarrow as pa
 
 from headrace.settings import Settings
@@ -14,10 +13,12 @@ from headrace.shards.map import INT8_END, INT8_MIN
 from schemas.frame import Frame
 from sinks.clickhouse_store import ClickHouseStore, InsertCursor, completed, moved
 from sinks.cursors import Applied, Cursor
+from sinks.versioned_rows import newest_rows
 
 TABLE: Final = "rollup_rows"
 SINK: Final = "rollups"
-_KEY: Final = ("customer_id", "rollup", "grain", "window_start", "dims", "generation", "part")
+INTERVAL_S: Final = 1.0
+"""Inserts start no closer together: each makes a part in every month it touches."""
 
 
 class RollupStore:
@@ -89,15 +90,5 @@ class RollupStore:
 
 def frame_rows(frames: Sequence[Frame]) -> pa.Table:
     """The newest row of each key in `frames`, in the columns of the table."""
-    tables = []
-    for frame in frames:
-        rows = pl.from_arrow(frame.rows())
-        assert isinstance(rows, pl.DataFrame)
-        tables.append(
-            rows.with_columns(
-                pl.lit(frame.header.to_offset, dtype=pl.UInt64).alias("ver"),
-                pl.lit(frame.header.partition, dtype=pl.UInt16).alias("part"),
-            )
-        )
-    newest = pl.concat(tables).unique(_KEY, keep="last", maintain_order=True)
+    newest = newest_rows([(frame.header, frame.rows()) for frame in frames])
     return newest.rename({"values": "value_count"}).to_arrow()

@@ -74,7 +74,9 @@ class Lane:
         topic_id: str,
         clock: Clock,
         on_applied: OnApplied,
+        interval_s: float | None = None,
     ) -> None:
+        """`interval_s`: least time between the starts of two transactions; the setting `sink_interval_s` if None."""
         self.name = store.part
         self._labels = (store.name, store.part)
         self._settings = settings
@@ -83,6 +85,7 @@ class Lane:
         self._topic_id = topic_id
         self._clock = clock
         self._on_applied = on_applied
+        self._interval_s = settings.sink_interval_s if interval_s is None else interval_s
         self._backoff = Backoff(settings.retry_backoff_s, settings.retry_backoff_max_s)
         self._changed = threading.Condition()
         self._queue: deque[FrameRecord] = deque()
@@ -194,12 +197,12 @@ class Lane:
                 log.warning("completeness_not_noted", store=self.name, error=error.message)
 
     def _next_records(self) -> list[FrameRecord]:
-        """What waits, at most a batch. Transactions start no closer together than `sink_interval_s`, so that the
+        """What waits, at most a batch. Transactions start no closer together than the interval, so that the
         frames of many partitions share one; a lone frame after a pause goes at once."""
         with self._changed:
             if not self._queue and self._ends is None:
                 self._changed.wait(IDLE_WAIT_S)
-            spare_s = self._applied_at + self._settings.sink_interval_s - time.monotonic()
+            spare_s = self._applied_at + self._interval_s - time.monotonic()
             if self._queue and spare_s > 0 and not self._closing:
                 self._changed.wait_for(lambda: self._closing, spare_s)
             records: list[FrameRecord] = []

@@ -24,13 +24,12 @@ from headrace.errors import IncarnationError, UnavailableError
 from headrace.settings import Settings
 from headrace.shards.address import ShardAddress, connect
 from headrace.shards.map import key_bounds
-from schemas.frame import ROWS_ARROW, Frame
+from schemas.frame import Frame, FrameHeader
 from sinks.copy_binary import copy_rows
 from sinks.cursors import Applied, Cursor
 from sinks.leaf_partitions import Leaf, create_leaves, existing_leaves, leaves_ahead, leaves_of
+from sinks.versioned_rows import newest_rows
 
-KEY: Final = ("customer_id", "rollup", "grain", "window_start", "dims", "generation", "part")
-"""What makes a row one row."""
 AHEAD_EVERY_S: Final = 3600.0
 """How often the partitions of the near future are looked after."""
 LOCK_TIMEOUT_MS: Final = 30_000
@@ -80,9 +79,9 @@ class _MissingLeavesError(Exception):
 
 @dataclass(slots=True)
 class _Plan:
-    """What a transaction will write: rows, each key once, and the cursors that move."""
+    """What a transaction will write: rows of frames, and the cursors that move."""
 
-    rows: pl.DataFrame
+    rows: list[tuple[FrameHeader, pa.RecordBatch]]
     moved: dict[tuple[int, int], tuple[Cursor, Frame]]
     frames_skipped: int = 0
     behind: bool = False
@@ -178,7 +177,7 @@ class ShardStore:
             cursors = [_cursor(row) for row in connection.execute(_LOCK, (partitions,))]
             cuts = dict(connection.execute("SELECT grain, generation_min FROM retention_cut").fetchall())
             plan = _plan(frames, cursors)
-            kept = _within_retention(plan.rows, cuts)
+            kept = _within_retention(newest_rows(plan.rows), cuts)
             missing = leaves_of(kept["grain"].to_numpy().astype(np.int64), kept["generation"].to_numpy())
             if missing - self._leaves:
                 raise _MissingLeavesError(missing - self._leaves)
@@ -240,11 +239,10 @@ def encode_rows(table: pl.DataFrame) -> bytes:
 
 def _plan(frames: Sequence[Frame], cursors: Sequence[Cursor]) -> _Plan:
     """Which rows of which frames go to which range, by the locked cursors. Pure."""
-    plan = _Plan(_no_rows(), {})
+    plan = _Plan([], {})
     by_partition: dict[int, list[Cursor]] = {}
     for cursor in cursors:
         by_partition.setdefault(cursor.partition, []).append(cursor)
-    tables: list[pl.DataFrame] = []
     for frame in frames:
         header = frame.header
         own = by_partition.get(header.partition, [])
@@ -261,48 +259,28 @@ def _plan(frames: Sequence[Frame], cursors: Sequence[Cursor]) -> _Plan:
             plan.moved[cursor.partition, cursor.range_id] = own[index], frame
             taking.append(cursor)
         if taking:
-            tables.append(_rows_of(frame, taking))
+            plan.rows.append((header, _rows_of(frame, taking)))
         else:
             plan.frames_skipped += 1
-    if tables:
-        # A later frame's row is absolute and newer: the only one of its key that needs writing.
-        plan.rows = tables[0] if len(tables) == 1 else pl.concat(tables).unique(KEY, keep="last", maintain_order=True)
     return plan
 
 
-def _rows_of(frame: Frame, cursors: Sequence[Cursor]) -> pl.DataFrame:
-    """The frame's rows of these ranges, with their `ver`. Decodes only the segments that touch one."""
-    tables = []
+def _rows_of(frame: Frame, cursors: Sequence[Cursor]) -> pa.RecordBatch:
+    """The frame's rows of these ranges. Decodes only the segments that touch one."""
+    batches = []
     for chunk in frame.chunks:
         segments = tuple(
             segment
             for segment in chunk.segments
             if any(segment.customer_min < cursor.end and cursor.start <= segment.customer_max for cursor in cursors)
         )
-        if segments:
-            tables.append(pl.from_arrow(replace(chunk, segments=segments).rows()))
-    table = pl.concat([item for item in tables if isinstance(item, pl.DataFrame)] or [_empty(ROWS_ARROW)])
-    customers = table["customer_id"].to_numpy()
+        batches.append(replace(chunk, segments=segments).rows())
+    rows = pa.concat_batches(batches)
+    customers = rows.column(0).to_numpy()
     mask = np.zeros(len(customers), dtype=np.bool_)
     for cursor in cursors:
         mask |= (customers >= cursor.start) & (customers <= cursor.end - 1)
-    own = table if mask.all() else table.filter(pl.Series(mask))
-    return own.with_columns(
-        pl.lit(frame.header.to_offset, dtype=pl.Int64).alias("ver"),
-        pl.lit(frame.header.partition, dtype=pl.Int16).alias("part"),
-    )
-
-
-def _empty(schema: pa.Schema) -> pl.DataFrame:
-    empty = pl.from_arrow(schema.empty_table())
-    assert isinstance(empty, pl.DataFrame)
-    return empty
-
-
-def _no_rows() -> pl.DataFrame:
-    return _empty(ROWS_ARROW).with_columns(
-        pl.lit(None, dtype=pl.Int64).alias("ver"), pl.lit(None, dtype=pl.Int16).alias("part")
-    )
+    return rows if mask.all() else rows.filter(pa.array(mask))
 
 
 def _within_retention(table: pl.DataFrame, cuts: Mapping[int, int]) -> pl.DataFrame:
