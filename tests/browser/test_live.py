@@ -37,6 +37,18 @@ def test_an_event_is_on_the_page_within_seconds(open_page: Open, target: Target)
     )
 
 
+def test_a_single_event_reaches_every_card_though_nothing_follows_it(open_page: Open, target: Target) -> None:
+    user = f"lone_{time.time_ns()}"
+    page = open_page(f"?period=day&metric=events&f=is~user_id~{user}")
+    live(page)
+    expect(page.locator('[data-table="events"]')).to_contain_text("Nothing in this period")
+    page.wait_for_timeout(1500)  # so that the event falls between two refreshes of the tables
+    name = sent(target, "lonely", user)
+    expect(page.locator('.kpi[data-metric="events"] .figure')).to_have_text("1")
+    expect(page.locator('[data-table="events"] tbody')).to_contain_text(name)
+    in_feed(page, name)
+
+
 def test_a_paused_feed_counts_what_waits(open_page: Open, target: Target) -> None:
     page = open_page()
     live(page)
