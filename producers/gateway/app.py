@@ -18,6 +18,7 @@ from headrace.clock import Clock, SystemClock
 from headrace.http_server import AsgiApp, Receive, Scope, Send
 from headrace.settings import Settings
 from producers.gateway.auth import ControlDirectory, WriteKeys
+from producers.gateway.encode import warm_up
 from producers.gateway.protocols import RouteTable, routes
 from producers.gateway.publish import Publisher
 from producers.gateway.receiver import Receiver
@@ -86,6 +87,7 @@ class Gateway:
 
     @asynccontextmanager
     async def _lifespan(self, _: FastAPI) -> AsyncIterator[None]:
+        warm_up()
         await self._directory.open()
         self._publisher = Publisher(self._settings, self._clock)
         write_keys = WriteKeys(self._directory, self._settings, self._clock)

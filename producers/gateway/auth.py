@@ -119,7 +119,7 @@ class WriteKeys:
         self._entries: OrderedDict[bytes, _Entry] = OrderedDict()
         self._lookups: dict[bytes, asyncio.Task[Customer | None]] = {}
         self._paused_until_s = float("-inf")
-        self._gauge = metrics.gauge("headrace_write_key_cache_entries")
+        metrics.gauge("headrace_write_key_cache_entries").set_function(lambda: len(self._entries))
 
     async def resolve(self, keys: Sequence[str]) -> Customer | None:
         """The customer of the first known key. Raises UnavailableError when that cannot be told."""
@@ -171,7 +171,6 @@ class WriteKeys:
         self._entries.move_to_end(key_hash)
         while len(self._entries) > self._entries_max:
             self._entries.popitem(last=False)
-        self._gauge.set(len(self._entries))
         return customer
 
 

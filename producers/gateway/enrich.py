@@ -17,7 +17,15 @@ URL_CACHE_MAX: Final = 4096
 URL_CHARS_MAX: Final = 8192
 """Longer addresses are cut before they are taken apart."""
 
+REMEMBERED_MAX: Final = 8192
+"""Dimension values whose bounded form is kept: event names, paths and sources repeat."""
+REMEMBERED_CHARS_MAX: Final = 255
+"""Longer ones are worked out each time, so that the memory of them stays small."""
+
 _NOT_A_BRAND = "brand"
+_PAGE_TYPES = frozenset(("page", "screen"))
+_PAGE_KEYS = frozenset(("page", "campaign"))
+_DEVICE_KEYS = frozenset(("location", "os", "device", "userAgentData"))
 _EMPTY: Mapping[str, Any] = {}
 
 
@@ -61,12 +69,12 @@ NO_ADDRESS = PageAddress("", "", "", "", "")
 
 def enrich(type_: str, name: str, properties: Mapping[str, Any], context: Mapping[str, Any]) -> Enriched:
     """The dimensions of one event, from its context and, for page views, from its properties."""
+    if type_ not in _PAGE_TYPES and _PAGE_KEYS.isdisjoint(context):
+        return _device(NOTHING, context)
     page = _object(context, "page")
     if not page and type_ == "page":
         page = properties
     campaign = _object(context, "campaign")
-    if not (page or campaign or type_ == "screen"):
-        return _device(NOTHING, context)
     address = _address(_text(page, "url"))
     path = _text(page, "path") or address.path
     if not path and type_ == "screen":
@@ -74,16 +82,21 @@ def enrich(type_: str, name: str, properties: Mapping[str, Any], context: Mappin
     referrer = _address(_text(page, "referrer")).host
     search = _text(page, "search")
     in_search = _address("/" + search) if search and not address.utm_source else address
-    return _device(
-        Enriched(
-            path=_bounded(path),
-            referrer_domain=_bounded(referrer if referrer != address.host else ""),
-            utm_source=_bounded(_text(campaign, "source") or in_search.utm_source),
-            utm_medium=_bounded(_text(campaign, "medium") or in_search.utm_medium),
-            utm_campaign=_bounded(_text(campaign, "name") or in_search.utm_campaign),
-        ),
-        context,
+    enriched = Enriched(
+        bounded(path),
+        bounded(referrer if referrer != address.host else ""),
+        bounded(_text(campaign, "source") or in_search.utm_source),
+        bounded(_text(campaign, "medium") or in_search.utm_medium),
+        bounded(_text(campaign, "name") or in_search.utm_campaign),
     )
+    return _device(enriched, context)
+
+
+def bounded(text: str) -> str | None:
+    """`text` as a dimension's value, None if it is empty."""
+    if len(text) > REMEMBERED_CHARS_MAX:
+        return bound_dimension(text)
+    return _remembered(text)
 
 
 def library(context: Mapping[str, Any]) -> str:
@@ -92,23 +105,23 @@ def library(context: Mapping[str, Any]) -> str:
     if not isinstance(found, dict):
         return ""
     name, version = _text(found, "name"), _text(found, "version")
-    return bound_dimension(f"{name}/{version}" if version else name)
+    return bounded(f"{name}/{version}" if version else name) or ""
 
 
 def _device(enriched: Enriched, context: Mapping[str, Any]) -> Enriched:
     """Add country, browser, operating system and kind of device."""
+    if _DEVICE_KEYS.isdisjoint(context):
+        return enriched
     location, system, device = _object(context, "location"), _object(context, "os"), _object(context, "device")
     hints = _object(context, "userAgentData")
-    if not (location or system or device or hints):
-        return enriched
     kind = _text(device, "type")
     if not kind and isinstance(hints.get("mobile"), bool):
         kind = "mobile" if hints["mobile"] else "desktop"
     return enriched._replace(
-        country=_bounded(_text(location, "country")),
-        browser=_bounded(_browser(hints.get("brands"))),
-        os=_bounded(_text(system, "name") or _text(hints, "platform")),
-        device=_bounded(kind),
+        country=bounded(_text(location, "country")),
+        browser=bounded(_browser(hints.get("brands"))),
+        os=bounded(_text(system, "name") or _text(hints, "platform")),
+        device=bounded(kind),
     )
 
 
@@ -120,6 +133,11 @@ def _browser(brands: Any) -> str:
     names = [name for name in names if name and not (name.startswith("Not") and _NOT_A_BRAND in name.lower())]
     telling = [name for name in names if name != "Chromium"]
     return (telling or names or [""])[0]
+
+
+@lru_cache(maxsize=REMEMBERED_MAX)
+def _remembered(text: str) -> str | None:
+    return bound_dimension(text) if text else None
 
 
 @lru_cache(maxsize=URL_CACHE_MAX)
@@ -141,10 +159,6 @@ def _split(url: str) -> PageAddress:
 
 def _address(url: str) -> PageAddress:
     return _split(url[:URL_CHARS_MAX]) if url else NO_ADDRESS
-
-
-def _bounded(text: str) -> str | None:
-    return bound_dimension(text) if text else None
 
 
 def _object(mapping: Mapping[str, Any], key: str) -> Mapping[str, Any]:

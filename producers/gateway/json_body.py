@@ -2,7 +2,8 @@
 
 Guarantees: keys that come twice keep their last value; the tree holds no unpaired surrogate, no U+0000 (each
 became U+FFFD) and no number that is not finite; an element of the body's event list that cannot be had so becomes
-`Unusable` and spares its neighbours. (Depth within what the parser bears is judged with the event, by `normalise`.) Refuses, with BodyError, only what has no recognisable structure at all.
+`Unusable` and spares its neighbours. Depth that the parser bears is judged later, with the event, by `normalise`.
+Refuses, with BodyError, only what has no recognisable structure at all.
 """
 
 import itertools

@@ -34,7 +34,7 @@ class InflightBytes:
     def __init__(self, bytes_max: int) -> None:
         self._bytes_max = bytes_max
         self._held = 0
-        self._gauge = metrics.gauge("headrace_ingest_inflight_bytes")
+        metrics.gauge("headrace_ingest_inflight_bytes").set_function(lambda: self._held)
 
     @property
     def held(self) -> int:
@@ -45,13 +45,11 @@ class InflightBytes:
         if self._held + count > self._bytes_max:
             raise OverloadedError(f"unanswered requests hold {self._held} bytes, at most {self._bytes_max} are held")
         self._held += count
-        self._gauge.set(self._held)
 
     def give(self, count: int) -> None:
         """Give back what was taken."""
         self._held -= count
         assert self._held >= 0, self._held
-        self._gauge.set(self._held)
 
 
 class Reservation:

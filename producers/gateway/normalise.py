@@ -1,4 +1,4 @@
-"""Raw events of any protocol into rows of the event schema, and those into an Arrow batch.
+"""Raw events of any protocol into rows of the event schema.
 
 Pure: times are given. Guarantees of a row: its texts have no U+0000 and no unpaired surrogate, its time lies in
 2000 to 2100, its dimensions and its value are bounded, its JSON is re-encoded from the parsed object. Refuses one
@@ -11,18 +11,17 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
-import pyarrow as pa
 import xxhash
 
 from headrace.errors import PoisonError
 from headrace.settings import Settings
-from producers.gateway.enrich import Lookup, enrich, library
+from producers.gateway.enrich import Lookup, bounded, enrich, library
 from producers.gateway.json_body import DEPTH_MAX, Unusable, key_count, nests_deeper
 from producers.gateway.protocols.decoder import RawEvent
 from producers.gateway.timestamps import is_plausible, out_of_range, parse_sent_us, parse_us, stored_us
 from producers.gateway.value import OutOfBoundsError, currency, value_e6
 from schemas.codec import event_arrow
-from schemas.event import EVENT_TYPES, bound_dimension, bound_message_id
+from schemas.event import EVENT_TYPES, bound_message_id
 
 REASONS: Final = frozenset(
     (
@@ -47,6 +46,9 @@ ORIGINAL_ID_KEY: Final = "original_message_id"
 """Where an id of more than 100 characters stays readable, in the context."""
 ROW_BYTES_FIXED: Final = 512
 """What a row weighs beside its JSON: its ids and names, and the client's own bookkeeping for a record."""
+
+UTF8_BYTES_MAX: Final = 4
+"""Of one character."""
 
 CUSTOMER: Final = event_arrow().get_field_index("customer_id")
 PROPERTIES: Final = event_arrow().get_field_index("properties")
@@ -116,7 +118,7 @@ class Normaliser:
             name = "" if name is None else _name(name)
         if not name and type_ in _NAMED:
             raise PoisonError("missing_event_name", "a track event needs the name of what happened")
-        name = bound_dimension(name)
+        name = bounded(name) or ""
         properties = _object(event.properties, "invalid_properties")
         context = _object(event.context, "invalid_context")
         address = context.get("ip")
@@ -142,7 +144,7 @@ class Normaliser:
         context_json = self._encode(context) if context else _EMPTY_JSON
         user_id, anonymous_id = _id(event.user_id), _id(event.anonymous_id)
         group_id, previous_id, session_id = _id(event.group_id), _id(event.previous_id), _id(event.session_id)
-        self._check_size(properties_json, context_json, (user_id, anonymous_id, group_id, previous_id, session_id))
+        self._check_size((properties_json, context_json, user_id, anonymous_id, group_id, previous_id, session_id))
 
         value = self._value(properties) if type_ in _VALUED and properties else None
         enriched = enrich(type_, name, properties, context)
@@ -207,12 +209,11 @@ class Normaliser:
             raise PoisonError("too_many_properties", f"the event has more than {limits.properties_max} properties")
         return encoded.decode()
 
-    def _check_size(self, properties: str, context: str, ids: Sequence[str | None]) -> None:
+    def _check_size(self, texts: Sequence[str | None]) -> None:
         most = self._limits.event_bytes_max
-        characters = len(properties) + len(context) + sum(len(item) for item in ids if item)
-        if characters * 4 <= most:  # a character has at most four bytes
+        if sum([len(text) for text in texts if text]) * UTF8_BYTES_MAX <= most:
             return
-        size = len(properties.encode()) + len(context.encode()) + sum(len(item.encode()) for item in ids if item)
+        size = sum([len(text.encode()) for text in texts if text])
         if size > most:
             raise PoisonError("event_too_large", f"the event has {size} bytes, at most {most} are taken")
 
@@ -222,14 +223,6 @@ class Normaliser:
         except OutOfBoundsError:
             self._on_value_dropped()
             return None
-
-
-def event_batch(rows: Sequence[Row]) -> pa.RecordBatch:
-    """Rows (at least one) as an Arrow batch with the schema of events."""
-    schema = event_arrow()
-    columns = zip(*rows, strict=True)
-    arrays = [pa.array(column, item.type) for column, item in zip(columns, schema, strict=True)]
-    return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
 def row_bytes(row: Row) -> int:

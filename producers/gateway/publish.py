@@ -20,13 +20,13 @@ from headrace.errors import HeadraceError, OverloadedError, PoisonError, Unavail
 from headrace.log import get_logger
 from headrace.settings import Settings
 from producers.gateway.answers import RETRY_AFTER_S
-from producers.gateway.normalise import CUSTOMER, Row, event_batch
-from schemas.codec import encode_events
+from producers.gateway.encode import encode_rows
+from producers.gateway.normalise import CUSTOMER, Row
 from schemas.event import record_key
 from schemas.topics import Topics
 
 COLLECT_S: Final = 0.001
-"""How long rows wait for company: encoding one row alone costs as much as encoding seventy."""
+"""How long rows wait for company: see `encode`."""
 COLLECT_ROWS_MAX: Final = 2_000
 RECORDS_MAX: Final = 400_000
 """Unsettled records; the client's own queue holds more, so that it never refuses one of a request's records."""
@@ -198,7 +198,7 @@ class Publisher:
             return
         self._renew_after_fatal()
         try:
-            self._send(deliveries, encode_events(event_batch([row for item in deliveries for row in item.rows])))
+            self._send(deliveries, encode_rows([row for item in deliveries for row in item.rows]))
         except (pa.ArrowException, OverflowError, TypeError, ValueError) as error:
             if len(deliveries) > 1:  # a fault of ours in one request's rows must not fail the others
                 for delivery in deliveries:
@@ -209,7 +209,7 @@ class Publisher:
 
     def _send_alone(self, delivery: _Delivery) -> None:
         try:
-            self._send([delivery], encode_events(event_batch(delivery.rows)))
+            self._send([delivery], encode_rows(delivery.rows))
         except (pa.ArrowException, OverflowError, TypeError, ValueError) as error:
             self._refuse(delivery, error)
 

@@ -177,7 +177,9 @@ class Receiver:
                 rows.append(to_row(event, origin))
             except PoisonError as error:
                 rejections.append(Rejection(index, error.reason))
-                rejected.append(RejectedEvent(customer.customer_id, error.reason, error.message, _raw(event, request)))
+                rejected.append(
+                    RejectedEvent(customer.customer_id, error.reason, error.message, _raw(event, request))
+                )
         return rows, rejections, rejected
 
     async def _document(self, document: Document, request: Request) -> Answer:

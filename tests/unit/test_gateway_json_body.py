@@ -150,6 +150,7 @@ def test_a_byte_order_mark_is_no_fault() -> None:
 
 
 @given(st.text(st.characters(codec=None)))
+@settings(deadline=None)
 def test_cleaned_text_can_be_encoded_and_good_text_is_left_alone(text: str) -> None:
     cleaned = clean_text(text)
     assert "\x00" not in cleaned
@@ -162,7 +163,7 @@ def test_cleaned_text_can_be_encoded_and_good_text_is_left_alone(text: str) -> N
 
 
 @given(st.lists(st.dictionaries(st.text(), JSON_VALUES, max_size=5), max_size=6), st.integers(0, 6))
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 def test_the_lenient_way_gives_what_the_fast_way_gives(events: list[dict[str, Any]], at: int) -> None:
     """A NaN put among good events changes nothing about them."""
     texts = [json.dumps(event) for event in events]
@@ -174,6 +175,7 @@ def test_the_lenient_way_gives_what_the_fast_way_gives(events: list[dict[str, An
 
 
 @given(JSON_VALUES)
+@settings(deadline=None)
 def test_depth_and_keys_are_counted_as_a_walk_counts_them(value: Any) -> None:
     encoded = json.dumps(value).encode()
     levels, keys = walk(value)

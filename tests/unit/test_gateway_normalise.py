@@ -6,7 +6,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace.errors import PoisonError
@@ -212,6 +212,7 @@ def test_a_value_that_sums_could_not_hold_is_dropped_and_counted_and_the_event_k
 
 
 @given(st.decimals(-1_000_000, 1_000_000, places=6))
+@settings(deadline=None)
 def test_texts_and_integers_of_millionths_agree(amount: Decimal) -> None:
     assert value_e6({"revenue": str(amount)}) == int(amount * 1_000_000)
 

@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
+from producers.gateway.encode import encode_rows
 from producers.gateway.limits import InflightBytes, Reservation, inflate
-from producers.gateway.normalise import EventLimits, Normaliser, Origin, event_batch
+from producers.gateway.normalise import EventLimits, Normaliser, Origin
 from producers.gateway.protocols import routes
 from producers.gateway.protocols.decoder import Decoded, Request
-from schemas.codec import decode_events, encode_events
+from schemas.codec import decode_events
 from tests.unit.sdk_requests import Recorded, microseconds, recorded
 
 LIMITS = EventLimits(event_bytes_max=262_144, properties_max=1000, depth_max=64)
@@ -30,7 +31,7 @@ def decode(item: Recorded, shift_us: int = 0) -> tuple[Decoded, list[dict[str, A
     origin = Origin(7, True, received_us, decoder.name, decoder.volatile_keys)
     normaliser = Normaliser(LIMITS, lambda: pytest.fail("no value here is out of bounds"))
     rows = [normaliser.row(event, origin) for event in decoded.events]
-    back = decode_events(encode_events(event_batch(rows)))
+    back = decode_events(encode_rows(rows))
     assert not back.poison
     stored: list[dict[str, Any]] = back.events.to_pylist()
     return decoded, stored
