@@ -6,6 +6,7 @@ value came from. Nothing else in the project reads the environment.
 """
 
 import difflib
+import json
 import os
 import tomllib
 from collections.abc import Callable, Mapping
@@ -160,6 +161,15 @@ class Settings:
             for name, declared in DECLARED.items()
             if getattr(self, name) != declared.default
         }
+
+    def as_toml(self) -> str:
+        """A configuration file that loads these same settings (defaults left out). Holds secrets: keep it 0600."""
+        lines = [
+            f"{name} = {json.dumps(getattr(self, name), ensure_ascii=True)}"
+            for name, declared in DECLARED.items()
+            if getattr(self, name) != declared.default
+        ]
+        return "\n".join(lines) + "\n"
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import rich_click as click
 
 from headrace import log
 from headrace.errors import HeadraceError
-from headrace.runtime.system import Plan, System, running
+from headrace.runtime.system import CONFIG_FILE, Plan, System, running
 from headrace.settings import Settings
 
 
@@ -54,7 +54,7 @@ def command(data: Path, port_base: int | None, ready_file: Path | None, as_json:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, stop)
     try:
-        with running(Plan(folder=data, settings=settings, port_base=port_base)) as system:
+        with running(Plan(folder=data.resolve(), settings=settings, port_base=port_base)) as system:
             if ready_file is not None:
                 system.keep_ready_file(ready_file)
             started = True
@@ -80,6 +80,7 @@ def announce(system: System, data: Path, *, as_json: bool) -> None:
     click.echo(f"ingest     {system.ingest_url}")
     click.echo(f"api        {system.api_url}")
     click.echo(f"keys and tokens are in {data / 'credentials.json'}; Ctrl-C stops everything", err=True)
+    click.echo(f"other commands find it by: export HEADRACE_CONFIG={data.resolve() / CONFIG_FILE}", err=True)
 
 
 def sign_in_fragment(system: System) -> str:

@@ -48,6 +48,7 @@ PORT_NAMES = (
     "sink",
 )
 PORTS_FILE = "ports.json"
+CONFIG_FILE = "headrace.toml"
 LOCK_FILE = "lock"
 
 Broker = Literal["kafka", "tansu"]
@@ -104,6 +105,7 @@ class System:
         self.credentials = secrets_of.complete(
             self._plan.folder, self.credentials, self.settings, self._plan.customers
         )
+        write_secret(self._plan.folder / CONFIG_FILE, self.settings.as_toml())
         self.supervisor.start(self._services())
 
     def ready(self) -> dict[str, Any]:

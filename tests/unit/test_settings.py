@@ -54,3 +54,12 @@ def test_a_secret_never_stands_in_an_error() -> None:
 def test_the_environment_of_a_child_gives_equal_settings() -> None:
     settings = Settings.load({"kafka": "a:1", "kafka_idempotence": False, "frame_interval_s": 0.5}, {})
     assert Settings.load(environ=settings.as_environment()) == settings
+
+
+def test_a_written_file_gives_equal_settings(tmp_path: Path) -> None:
+    settings = Settings.load(
+        {"redis": 'redis://:p"\\wé@h:1/0', "kafka_idempotence": False, "frame_interval_s": 0.5}, {}
+    )
+    file = tmp_path / "headrace.toml"
+    file.write_text(settings.as_toml(), encoding="utf-8")
+    assert Settings.load(environ={"HEADRACE_CONFIG": str(file)}) == settings
