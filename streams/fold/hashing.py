@@ -56,21 +56,26 @@ def hash_utf8(strings: Any) -> U64:
 
 
 def _hash_by_length(data: memoryview, starts: I64, lengths: I64) -> U64:
+    counts = np.bincount(lengths)
+    common = np.flatnonzero(counts >= STRINGS_VECTORISED_MIN)
+    if not len(common):
+        return _hash_each(data, starts, lengths)
     out = np.empty(len(starts), np.uint64)
+    rare = np.flatnonzero(counts[lengths] < STRINGS_VECTORISED_MIN)
+    out[rare] = _hash_each(data, starts[rare], lengths[rare])
     words = np.zeros(len(data) // 8 + 3, np.uint64)
     words.view(np.uint8)[: len(data)] = np.frombuffer(data, np.uint8)
-    counts = np.bincount(lengths)
-    for length in np.flatnonzero(counts):
+    for length in common:
         picked = np.flatnonzero(lengths == length) if counts[length] < len(starts) else np.arange(len(starts))
-        if len(picked) < STRINGS_VECTORISED_MIN:
-            for i in picked:
-                start = int(starts[i])
-                out[i] = xxhash.xxh64_intdigest(data[start : start + int(length)])
-            continue
         for block in range(0, len(picked), BLOCK):
             some = picked[block : block + BLOCK]
             out[some] = _xxh64(words, starts[some], int(length))
     return out
+
+
+def _hash_each(data: memoryview, starts: I64, lengths: I64) -> U64:
+    spans = zip(starts.tolist(), lengths.tolist(), strict=True)
+    return np.array([xxhash.xxh64_intdigest(data[start : start + n]) for start, n in spans], np.uint64)
 
 
 class _Words:

@@ -265,8 +265,8 @@ class RowTable:
 
     def _crowded(self, groups: I64) -> Any:
         """Whether the newcomers, were they all distinct, could be too many in their group."""
-        need = np.bincount(groups, minlength=len(self._group_tuples))
-        return (need + self._group_tuples > self._cardinality_max)[groups]
+        distinct, inverse, need = np.unique(groups, return_inverse=True, return_counts=True)
+        return (need + self._group_tuples[distinct] > self._cardinality_max)[inverse]
 
     def _refused(self, keys: U64, groups: I64) -> I64:
         """Places of newcomers past their group's bound; in order of arrival, a key may come more than once."""
@@ -303,7 +303,7 @@ class RowTable:
             self._index.replace(keys, slots)
         else:
             self._index.insert(keys, slots)
-            self._group_tuples += np.bincount(groups[texts != OTHER_ID], minlength=len(self._group_tuples))
+            np.add.at(self._group_tuples, groups[texts != OTHER_ID], 1)
         return slots
 
     def _group_of(self, wanted: Candidates) -> I64:

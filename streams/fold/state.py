@@ -130,7 +130,7 @@ class PartitionFold:
         )
         table.changed[changed] = False
         self._new_ids, self._duplicates, self._late = [], [], 0
-        self._dying = np.flatnonzero(table.closed[: table.count])
+        self._dying = np.flatnonzero(table.closed[: table.count] & ~table.dead[: table.count])
         self._cut_to = self.position
         self._spent("cut", began)
         return content
