@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, expect, sync_playwright
 
-from tests.browser.target import Target, contract_server, fill
+from tests.browser.target import Target, contract_server, filled
+from tests.faults.running import running_system
 
 CHROMIUM = os.environ.get("HEADRACE_CHROMIUM", "/usr/bin/chromium")
 CHROMIUM_FLAGS = [
@@ -29,15 +30,28 @@ Open = Callable[..., Page]
 
 @pytest.fixture(scope="session")
 def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
-    """The system of HEADRACE_BROWSER_TARGET (a ready file of `headrace up`), else the contract server."""
-    named = os.environ.get("HEADRACE_BROWSER_TARGET")
-    if named:
-        real = Target(Path(named), is_contract=False)
-        fill(real)
-        yield real
+    """A whole system of our own. HEADRACE_BROWSER_TARGET names another by its ready file (of a fresh `headrace up`),
+    or says `contract`: then the contract server, which starts in a second and is for developing the page.
+    """
+    named = os.environ.get("HEADRACE_BROWSER_TARGET", "")
+    if named == "contract":
+        with contract_server(tmp_path_factory.mktemp("contract")) as fake:
+            yield fake
+    elif named:
+        yield filled(Target(Path(named), is_contract=False))
+    else:
+        with running_system(tmp_path_factory.mktemp("browser")) as system:
+            yield filled(Target(system.folder / "ready.json", is_contract=False))
+
+
+@pytest.fixture(scope="session", params=["real", "contract"])
+def either(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
+    """The target, then the contract server: what is asked of one is asked of the other."""
+    if request.param == "real":
+        yield request.getfixturevalue("target")
         return
-    with contract_server(tmp_path_factory.mktemp("contract")) as target:
-        yield target
+    with contract_server(tmp_path_factory.mktemp("contract")) as fake:
+        yield fake
 
 
 @pytest.fixture(scope="session")

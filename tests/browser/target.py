@@ -105,16 +105,17 @@ def contract_server(folder: Path) -> Iterator[Target]:
         process.wait(timeout=10)
 
 
-def fill(target: Target) -> None:
+def filled(target: Target) -> Target:
     """Give a fresh real system a shop's two days of events; wait until both stores answer them."""
     day = yesterday()
     if target.events_of(day):
-        return
+        return target
     target.send([_event(number, day) for number in range(600)])
     give_up = time.monotonic() + START_S
     while target.events_of(day) < 400 or len(_newest(target)) < 5:
         assert time.monotonic() < give_up, f"events posted to the system were not answered within {START_S} s"
         time.sleep(0.3)
+    return target
 
 
 def _newest(target: Target) -> list[Any]:

@@ -89,9 +89,17 @@ export function date(at, tz, options) {
   return format.format(at);
 }
 
-/** Clock time of a feed row. @param {number} at @param {string} tz */
+/** Clock time of a feed row; its day where that is not today. @param {number} at @param {string} tz */
 export function clock(at, tz) {
+  /** @type {Intl.DateTimeFormatOptions} */
+  const day = { day: 'numeric', month: 'short' };
+  if (date(at, tz, day) !== date(Date.now(), tz, day)) return date(at, tz, day);
   return date(at, tz, { hour: '2-digit', minute: '2-digit', second: '2-digit' });
+}
+
+/** An instant in full. @param {number} at @param {string} tz */
+export function moment(at, tz) {
+  return date(at, tz, { dateStyle: 'medium', timeStyle: 'medium' });
 }
 
 /** Short name of a bucket for an axis. @param {number} at @param {Span} span */

@@ -1,7 +1,7 @@
 /** The newest events as they come, with a pause. */
 import { csv, download } from '../csv.js';
 import { feed, showWaiting, WAITING_MAX } from '../feed.js';
-import { clock, figure, valueLabel } from '../format.js';
+import { clock, figure, moment, valueLabel } from '../format.js';
 import { html } from '../html.js';
 import { go, route } from '../route.js';
 import { browserZone } from '../time.js';
@@ -36,11 +36,12 @@ export function LiveFeed() {
 
 /** @param {{event: import('../feed.js').FeedEvent, zone: string}} props */
 function FeedRow({ event, zone }) {
+  const at = Date.parse(event.timestamp);
   const who = event.user_id ?? event.anonymous_id ?? 'nobody';
   const value = event.value ?? event.properties?.value ?? event.properties?.revenue;
   const where = [event.path, event.country && valueLabel('country', event.country)].filter(Boolean).join(' · ');
   return html`<li>
-    <time datetime=${event.timestamp}>${clock(Date.parse(event.timestamp), zone)}</time>
+    <time datetime=${event.timestamp} title=${moment(at, zone)}>${clock(at, zone)}</time>
     <span class="what"><b title=${event.event}>${event.event}</b>${where && html`<span class="where" title=${where}>${where}</span>`}</span>
     <span class="who" title=${who}>${typeof value === 'number' ? html`<b>${figure(value, 'value')}</b>` : who}</span>
   </li>`;
