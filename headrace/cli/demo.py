@@ -23,6 +23,7 @@ from headrace.demo import shop, traffic
 from headrace.demo.check import Outcome, Place, check
 from headrace.demo.traffic import Customer
 from headrace.errors import HeadraceError
+from headrace.runtime.checks import refuse_unfit
 from headrace.runtime.credentials import NewCustomer
 from headrace.runtime.system import Broker, Plan, System, running
 from headrace.settings import Settings
@@ -137,6 +138,7 @@ def _run(settings: Settings, broker: Broker, job: Job) -> None:
 
     try:
         with tempfile.TemporaryDirectory(prefix="headrace-demo-") as folder:
+            refuse_unfit(Path(folder), settings)
             _say(f"starting everything on a folder that is thrown away (broker: {broker})")
             asked_s = time.monotonic()
             plan = Plan(folder=Path(folder), settings=settings, broker=broker, durable=False, customers=CUSTOMERS)

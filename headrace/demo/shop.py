@@ -26,7 +26,7 @@ Ask = Callable[..., Answer]
 
 COVER_TIMEOUT_S = 180.0
 SETTLE_S = 2.0  # a count that is right must stay so: time for a second delivery to show itself
-PRODUCTS_A_QUERY = 150
+PRODUCTS_A_QUERY = 500
 METRICS = ["events", "users", "sum(value)"]
 
 
