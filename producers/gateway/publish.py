@@ -75,18 +75,19 @@ class _Delivery:
         if error is not None:
             self._on_error(error)
             self.failure = self.failure or _failure(error)
-        self.left -= 1
-        if self.left == 0:
-            self._settle()
+        self._less(1)
 
     def fail(self, failure: HeadraceError, records: int) -> None:
-        """`records` of them were not even queued."""
+        """`records` of them will have no report."""
         self.failure = self.failure or failure
-        self.left -= records
-        if self.left == 0:
-            self._settle()
+        self._less(records)
 
-    def _settle(self) -> None:
+    def _less(self, records: int) -> None:
+        if self.left <= 0:  # failed as a whole before, and now reported all the same
+            return
+        self.left -= records
+        if self.left > 0:
+            return
         self._on_settled()
         if self._done.done():  # the request's time was up
             return
@@ -225,7 +226,14 @@ class Publisher:
             for row in delivery.rows:
                 messages.append({"value": values[at], "key": record_key(row[CUSTOMER]), "callback": report})
                 at += 1
-        queued = self._producer.produce_batch(self._topics.events, messages)
+        try:
+            queued = self._producer.produce_batch(self._topics.events, messages)
+        except (kafka.KafkaException, BufferError) as error:
+            # Single records are refused in their messages; this is the client as a whole, such as a closed one.
+            log.error("publish_refused", records=len(messages), error=str(error))
+            for delivery in deliveries:
+                delivery.fail(UnavailableError(f"Kafka's client took no record: {error}"), len(delivery.rows))
+            return
         if queued < len(messages):
             for message in messages:
                 if "_error" in message:
@@ -267,7 +275,7 @@ class Publisher:
         self._start_polling()
 
     def _note(self, error: kafka.KafkaError) -> None:
-        if error.fatal():
+        if error.fatal() or error.code() == kafka.KafkaError._FATAL:
             self._fatal = error
 
     def _renew_after_fatal(self) -> None:

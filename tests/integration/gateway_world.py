@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 
 from headrace import kafka
+from headrace.errors import UnavailableError
 from headrace.migrations import migrate
 from headrace.settings import Settings
 from headrace.shards.address import connect_control
@@ -125,9 +126,14 @@ class GatewayWorld:
         return found
 
 
+def make_control(settings: Settings, shards: Sequence[str]) -> None:
+    """The schema of the control database and of the shards."""
+    migrate(settings, shards={f"shard-{i + 1}": address for i, address in enumerate(shards)})
+
+
 def make_gateway_world(settings: Settings, shards: Sequence[str], folder: Path) -> GatewayWorld:
     """Migrate, create the topics, and make a customer with a key."""
-    migrate(settings, shards={f"shard-{i + 1}": address for i, address in enumerate(shards)})
+    make_control(settings, shards)
     create_topics(settings)
     with connect_control(settings) as control:
         customer_id = create_customer(control, "shop").customer_id
@@ -138,7 +144,7 @@ def make_gateway_world(settings: Settings, shards: Sequence[str], folder: Path) 
 def read_all(settings: Settings, topic: str) -> list[kafka.Message]:
     """Every record of a topic, from its start to its end as of now."""
     partitions = list(range(settings.events_partitions))
-    ends = {number: end for number, (_, end) in kafka.watermarks(settings, topic, partitions).items()}
+    ends = {number: end for number, (_, end) in watermarks(settings, topic, partitions).items()}
     consumer = kafka.consumer(settings, "test-reader")
     found: list[kafka.Message] = []
     try:
@@ -152,3 +158,15 @@ def read_all(settings: Settings, topic: str) -> list[kafka.Message]:
     finally:
         consumer.close()
     return found
+
+
+def watermarks(settings: Settings, topic: str, partitions: list[int]) -> dict[int, tuple[int, int]]:
+    """As headrace.kafka has it, but patient with a topic that was made a moment ago and has no leaders yet."""
+    deadline = time.monotonic() + READ_TIMEOUT_S
+    while True:
+        try:
+            return kafka.watermarks(settings, topic, partitions)
+        except UnavailableError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
