@@ -23,6 +23,7 @@ from schemas.event import record_key
 
 ROWS_A_PIECE_MAX = 25_000
 HASH_BLOCK_BYTES = 1024 * 1024
+REFUSED_BYTES_MAX = 512 * 1024  # a refused row is kept up to here: more than any event, less than a record may hold
 GZIP_MAGIC = b"\x1f\x8b"
 
 
@@ -108,7 +109,7 @@ class Importer:
     def _send(self, mapped: Mapped, values: list[bytes], plan: Plan) -> None:
         key = record_key(plan.customer_id)
         self._publisher.send([key] * len(values), values)
-        self._publisher.reject([(key, item.raw, _headers(item, plan)) for item in mapped.refused])
+        self._publisher.reject([(key, item.raw[:REFUSED_BYTES_MAX], _headers(item, plan)) for item in mapped.refused])
 
 
 def read_pieces(file: Content, mapping: Mapping, origin: str, next_row: int) -> Iterator[Rows]:
@@ -173,4 +174,5 @@ def _headers(item: Refused, plan: Plan) -> list[tuple[str, bytes]]:
         ("__connect.errors.stage", b"import"),
         ("headrace.file.sha256", plan.file_sha256.encode()),
         ("headrace.file.row", b"%d" % item.number),
+        ("headrace.file.row.bytes", b"%d" % len(item.raw)),
     ]

@@ -1,6 +1,6 @@
 """Mapping files: how the columns of a file become events. Parsing and checking only; `transform` applies them.
 
-A mapping is TOML; an unknown key is refused with the nearest known one. See docs/reference and the bundled
+A mapping is TOML; an unknown key is refused with the nearest known one. See docs/reference/import.md and the bundled
 mappings beside this module.
 """
 

@@ -163,6 +163,18 @@ def test_refused_rows_go_to_their_topic_with_reason_and_position(
     assert {message.key() for message in records} == {record_key(customer_id)}
 
 
+def test_a_huge_refused_row_is_kept_in_part_and_stops_nothing(
+    settings: Settings, customer_id: int, tmp_path: Path
+) -> None:
+    path = tmp_path / "some.csv"
+    path.write_text(HEADER + "2024-01-01,u,e,1,1\n" + "x" * 3_000_000 + "\n2024-01-02,u,e,1,1\n", encoding="utf-8")
+    done = run(settings, path, plan_for(path, customer_id))
+    assert done.events == 2 and done.rejected == {"wrong_column_count": 1}
+    (record,) = read_topic(settings, Topics(settings.topic_prefix).rejected)
+    assert record.value() == b"x" * 512 * 1024
+    assert dict(record.headers() or [])["headrace.file.row.bytes"] == b"3000000"
+
+
 def test_a_complete_file_is_refused_unless_asked_again(settings: Settings, customer_id: int, tmp_path: Path) -> None:
     path = write_rows(tmp_path / "some.csv", 100)
     plan = plan_for(path, customer_id)
