@@ -82,9 +82,10 @@ class Flusher:
         if now_s - writer.last_cut_s >= interval_s or held.events_unframed >= FRAME_EVENTS_MAX:
             self._start(self._flush(held))
 
-    async def settle(self) -> None:
-        """Wait until what was started has ended."""
-        await asyncio.gather(*self._tasks)
+    def stop(self) -> None:
+        """Give up what is under way: once the assignment is closed that is at most a snapshot."""
+        for task in self._tasks:
+            task.cancel()
 
     async def _flush(self, held: Held) -> None:
         events, held.events_unframed = held.events_unframed, 0

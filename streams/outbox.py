@@ -60,7 +60,8 @@ class Outbox:
         return list(await asyncio.gather(*[await self._enqueue(record) for record in records]))
 
     def close(self) -> None:
-        """Give up what is not acknowledged yet: who waits for it is cancelled. The thread ends on its own."""
+        """Give up what is not acknowledged yet: who waits for it, or sends later, is cancelled (a snapshot that was
+        under way at a revocation). The thread ends on its own."""
         self._closed.set()
         for acknowledged in list(self._waiting):
             acknowledged.cancel()
@@ -69,6 +70,9 @@ class Outbox:
         acknowledged: asyncio.Future[int] = self._loop.create_future()
         self._waiting.add(acknowledged)
         acknowledged.add_done_callback(self._waiting.discard)
+        if self._closed.is_set():
+            acknowledged.cancel()
+            return acknowledged
 
         def on_delivery(error: kafka.KafkaError | None, message: kafka.Message) -> None:
             self._loop.call_soon_threadsafe(_settle, acknowledged, record, error, message.offset())

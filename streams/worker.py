@@ -103,7 +103,7 @@ class _Worker:
         log.info("worker_stopping")
         try:
             await self._assignment.close()
-            await self._flusher.settle()
+            self._flusher.stop()
         except Exception as error:  # a process edge: what is not acknowledged is folded again by the next worker
             stop_process(error)
         try:
