@@ -4,9 +4,10 @@ Owns the order of routes, the way from exceptions to problem documents, the head
 contract (openapi.json). Refuses to show why something of ours failed: that goes to the log under the trace id.
 """
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -42,6 +43,9 @@ SECURITY_HEADERS: Final = {
     "cache-control": "no-store",
 }
 """Of every answer that does not say otherwise; the page has a policy of its own."""
+BODY_BYTES_MAX: Final = 512 * 1024
+DRAIN_BYTES_MAX: Final = 64 * 1024 * 1024
+DRAIN_S: Final = 5.0
 HSTS: Final = "max-age=31536000"
 
 log = get_logger(__name__)
@@ -199,6 +203,18 @@ class _Outermost:
             return
         started = time.monotonic()
         status = "500"
+        received = 0
+
+        async def receive_bounded() -> Message:
+            """A body has at most BODY_BYTES_MAX, whatever its route does with it."""
+            nonlocal received
+            message = await receive()
+            if message["type"] == "http.request":
+                received += len(message.get("body", b""))
+                if received > BODY_BYTES_MAX:
+                    await _drain(receive)
+                    raise ProblemError("query-too-large", f"a request has at most {BODY_BYTES_MAX} bytes")
+            return message
 
         async def send_with_headers(message: Message) -> None:
             nonlocal status
@@ -208,13 +224,37 @@ class _Outermost:
             await send(message)
 
         try:
-            await self._app(scope, receive, send_with_headers)
+            if _declared_length(scope) > BODY_BYTES_MAX:
+                problem = ProblemError("query-too-large", f"a request has at most {BODY_BYTES_MAX} bytes")
+                await _drain(receive)
+                await problem_answer(problem, Request(scope))(scope, receive, send_with_headers)
+            else:
+                await self._app(scope, receive_bounded, send_with_headers)
         finally:
             route = scope.get("route")
             path = getattr(route, "path", None) or "other"
             metrics.histogram("http_server_request_duration_seconds", "api", path, status).observe(
                 time.monotonic() - started
             )
+
+
+async def _drain(receive: Receive) -> None:
+    """Read on and forget, for a while: a client that is still sending would not see an answer, only a reset."""
+    drained = 0
+    with suppress(TimeoutError):
+        async with asyncio.timeout(DRAIN_S):
+            while drained < DRAIN_BYTES_MAX:
+                message = await receive()
+                drained += len(message.get("body", b""))
+                if message["type"] != "http.request" or not message.get("more_body", False):
+                    return
+
+
+def _declared_length(scope: Scope) -> int:
+    for name, value in scope["headers"]:
+        if name == b"content-length" and value.isdigit():
+            return int(value)
+    return 0
 
 
 def _add_headers(message: Message, *, secure: bool) -> None:

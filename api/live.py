@@ -261,10 +261,15 @@ def _entry(entry_id: str, fields: Any) -> Entry:
         if kind == "stats":
             return Entry(entry_id, int(found["as_of_us"]), [])
         if kind == "events":
-            return Entry(entry_id, None, msgspec.json.decode(found["data"], type=list[Any]))
+            return Entry(entry_id, None, _shown(msgspec.json.decode(found["data"], type=list[dict[str, Any]])))
     except (KeyError, ValueError, msgspec.MsgspecError) as error:
         log.warning("live_entry_unreadable", kind=kind[:20], error=type(error).__name__)
     return Entry(entry_id, None, [])
+
+
+def _shown(events: list[dict[str, Any]]) -> list[Any]:
+    """Unset is null, as in answers."""
+    return [{name: None if value == "" else value for name, value in event.items()} for event in events]
 
 
 def _after(entry_id: str, other: str) -> bool:

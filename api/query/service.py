@@ -1,7 +1,8 @@
 """A question's way through: plan, source, comparison, answer. The one place that both sources meet."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -16,10 +17,12 @@ from api.query.result import Position, Result
 from headrace import metrics
 from headrace.clock import Clock
 
-IN_FLIGHT_MAX: Final = 200
-"""Questions worked on at once by this process; the next is answered 429."""
-CUSTOMER_IN_FLIGHT_MAX: Final = 32
-"""The same for one customer, so that one page out of hand leaves room for the others."""
+IN_FLIGHT_MAX: Final = 1000
+"""Questions worked on or waiting in this process; the next is answered 429."""
+CUSTOMER_IN_FLIGHT_MAX: Final = 200
+"""The same for one customer: a dozen open pages that refresh at once."""
+CUSTOMER_RUNNING_MAX: Final = 6
+"""Questions of one customer that run at once; the others wait, so that one customer leaves room for the rest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,30 +43,25 @@ class QueryService:
         self._rules = rules
         self._clock = clock
         self._in_flight: dict[int, int] = {}
+        self._running: dict[int, asyncio.Semaphore] = {}
 
     async def answer(self, question: Question, customer_id: int) -> dict[str, Any]:
         """The whole answer. Raises ProblemError."""
-        self._enter(customer_id)
         started = self._clock.monotonic()
-        source: str = "none"
+        source, outcome = "none", "cancelled"
         try:
-            if question.kind == "events":
-                source = "clickhouse"
-                return await self._events(question, customer_id, started)
-            result, found = await self._result(question, customer_id)
-            source = found.source
-            then = question.compared(tuple(group.values for group in result.groups))
-            if question.kind == "totals" or (question.kind == "timeseries" and not question.dimensions):
-                then = question.compared()
-            compared = None if then is None else (await self._result(then, customer_id))[0]
-            shaped = answer.measured(question, result, compared)
-            metrics.counter("headrace_queries_total", question.kind, source, "answered").inc()
+            async with self._turn(customer_id):
+                if question.kind == "events":
+                    shaped, found = await self._events(question, customer_id)
+                else:
+                    shaped, found = await self._measured(question, customer_id)
+            source, outcome = found.source, "answered"
             return shaped | {"meta": self._meta(found, question, started)}
         except ProblemError as problem:
-            metrics.counter("headrace_queries_total", question.kind, source, problem.slug).inc()
+            outcome = problem.slug
             raise
         finally:
-            self._leave(customer_id)
+            metrics.counter("headrace_queries_total", question.kind, source, outcome).inc()
             seconds = self._clock.monotonic() - started
             metrics.histogram("headrace_query_seconds", question.kind, source).observe(seconds)
 
@@ -96,6 +94,15 @@ class QueryService:
             return None
         return position.as_of_us or None if position is not None else None
 
+    async def _measured(self, question: Question, customer_id: int) -> tuple[dict[str, Any], Completeness]:
+        result, found = await self._result(question, customer_id)
+        cut = tuple(group.values for group in result.groups) if question.dimensions else None
+        if cut is not None and question.kind == "timeseries":
+            cut = tuple(dict.fromkeys(cut))
+        then = question.compared(cut)
+        compared = None if then is None else (await self._result(then, customer_id))[0]
+        return answer.measured(question, result, compared), found
+
     async def _result(self, question: Question, customer_id: int) -> tuple[Result, Completeness]:
         plan = self.plan(question)
         if isinstance(plan, RollupPlan):
@@ -108,11 +115,10 @@ class QueryService:
         result = await self._raw_source(plan.reason).answer(question, customer_id)
         return result, replace(_found("clickhouse", result), why=plan.reason)
 
-    async def _events(self, question: Question, customer_id: int, started: float) -> dict[str, Any]:
+    async def _events(self, question: Question, customer_id: int) -> tuple[dict[str, Any], Completeness]:
         page = await self._raw_source("events are kept raw only").events(question, customer_id)
         found = Completeness("clickhouse", page.position, exact=True, rows_read=page.rows_read, late_events=None)
-        metrics.counter("headrace_queries_total", "events", "clickhouse", "answered").inc()
-        return answer.events(question, page) | {"meta": self._meta(found, question, started)}
+        return answer.events(question, page), found
 
     def _meta(self, found: Completeness, question: Question, started: float) -> dict[str, Any]:
         return completeness.meta(
@@ -130,18 +136,20 @@ class QueryService:
             )
         return self._raw
 
-    def _enter(self, customer_id: int) -> None:
+    @asynccontextmanager
+    async def _turn(self, customer_id: int) -> AsyncIterator[None]:
+        """Wait for the customer's turn. Raises ProblemError 429 when too many wait."""
         mine = self._in_flight.get(customer_id, 0)
         if mine >= CUSTOMER_IN_FLIGHT_MAX or sum(self._in_flight.values()) >= IN_FLIGHT_MAX:
             raise ProblemError("too-many-requests", "too many queries are under way; try again", retry_after_s=1.0)
         self._in_flight[customer_id] = mine + 1
-
-    def _leave(self, customer_id: int) -> None:
-        left = self._in_flight.get(customer_id, 1) - 1
-        if left > 0:
-            self._in_flight[customer_id] = left
-        else:
-            self._in_flight.pop(customer_id, None)
+        try:
+            async with self._running.setdefault(customer_id, asyncio.Semaphore(CUSTOMER_RUNNING_MAX)):
+                yield
+        finally:
+            self._in_flight[customer_id] -= 1
+            if not self._in_flight[customer_id]:
+                del self._in_flight[customer_id], self._running[customer_id]
 
 
 def _found(source: completeness.Source, result: Result) -> Completeness:

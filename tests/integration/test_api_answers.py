@@ -199,7 +199,11 @@ def _hostile(client: httpx.Client, count: int) -> None:
     refused = client.post("/v1/query", json=exploding)
     assert (refused.status_code, refused.json()["type"]) == (400, TYPE_PREFIX + "invalid-query")
     assert client.post("/v1/query", content=b"[" * 600_000).status_code in (400, 413)
-    assert client.post("/v1/query", content=b"x" * 600_000).status_code == 413
+    for path in ("/v1/query", "/v1/session", "/v1/session/codes", "/livez"):
+        large = client.post(path, content=b"x" * 600_000)
+        assert (large.status_code, large.json()["type"]) == (413, TYPE_PREFIX + "query-too-large"), path
+    chunked = client.post("/v1/query", content=(b"x" * 60_000 for _ in range(10)))
+    assert chunked.status_code == 413
     assert client.get("/livez").status_code == 200
 
 
