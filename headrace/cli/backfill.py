@@ -72,6 +72,9 @@ def command(
                     plan = Plan(owner, rules, importer.hash_file(path), shift_days, bytes_max)
                     each = Importer(publisher, FileImports(connection), SystemClock(), on_progress)
                     _report(each.run(path, plan, again=again), as_json=as_json)
+        except KeyboardInterrupt:
+            click.echo("stopped; the same command goes on from here", err=True)
+            raise
         finally:
             publisher.close()
 
