@@ -4,12 +4,27 @@ Guarantees: repeatable; a topic that exists is never altered. Refuses an existin
 partitions than the settings say: the partition is part of every row's key, so another count is another incarnation.
 """
 
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from headrace.errors import ConfigurationError, UnavailableError
-from headrace.kafka import ADMIN_TIMEOUT_S, KafkaError, KafkaException, NewTopic, admin
+from headrace.kafka import (
+    ADMIN_TIMEOUT_S,
+    AdminClient,
+    KafkaError,
+    KafkaException,
+    NewTopic,
+    OffsetSpec,
+    TopicPartition,
+    admin,
+)
 from headrace.settings import Settings
 from schemas.topics import TopicDefinition, definitions
+
+LEADERS_WAIT_S: Final = 10.0
+LEADERS_POLL_S: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +73,26 @@ def create_topics(settings: Settings, *, dry_run: bool = False) -> list[TopicDef
                 raise UnavailableError(f"topic {name!r} could not be created: {error.args[0].str()}") from error
         except TimeoutError as error:
             raise _unavailable(settings, error) from error
+    _wait_for_leaders(settings, client, missing)
     return missing
+
+
+def _wait_for_leaders(settings: Settings, client: AdminClient, made: Sequence[TopicDefinition]) -> None:
+    """A new topic is known before its partitions have leaders; whoever comes next shall not stumble over that."""
+    wanted = [TopicPartition(item.name, partition) for item in made for partition in range(item.partitions)]
+    deadline = time.monotonic() + LEADERS_WAIT_S
+    while True:
+        futures = client.list_offsets(
+            {place: OffsetSpec.latest() for place in wanted}, request_timeout=ADMIN_TIMEOUT_S
+        )
+        try:
+            for future in futures.values():
+                future.result(ADMIN_TIMEOUT_S + 1)
+            return
+        except (KafkaException, TimeoutError) as error:
+            if time.monotonic() > deadline:
+                raise _unavailable(settings, error) from error
+            time.sleep(LEADERS_POLL_S)
 
 
 def _unavailable(settings: Settings, error: Exception) -> UnavailableError:

@@ -20,7 +20,7 @@ from schemas.frame import FrameChunk, decode_chunk
 
 FRAMES_FETCHED_MAX: Final = 128
 """Records of `aggregates` taken at once; each is at most about 1 MiB."""
-QUEUED_KBYTES_MAX: Final = 4_096
+QUEUED_KBYTES_MAX: Final = 2_048
 """What the client fetches ahead for each partition."""
 POLL_S: Final = 0.05
 BLOCKED_WAIT_S: Final = 0.01

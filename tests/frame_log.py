@@ -129,12 +129,13 @@ class FrameTopic:
         assert self._producer.flush(20) == 0
 
 
-def write_in_frames(topic: FrameTopic, log: PartitionLog, step: int, *, begin: int = 0, writer: str = "") -> None:
-    """The whole log from `begin` on, in frames of `step` events."""
-    for seq, start in enumerate(range(begin, log.size, step), 1):
-        topic.write(
-            log.partition, log.frame(start, min(start + step, log.size), writer or f"{log.partition:032x}", seq)
-        )
+def write_in_frames(
+    topic: FrameTopic, log: PartitionLog, step: int, *, begin: int = 0, end: int | None = None, writer: str = ""
+) -> None:
+    """The log from `begin` to `end` (default: all of it), in frames of `step` events."""
+    end = log.size if end is None else end
+    for seq, start in enumerate(range(begin, end, step), 1):
+        topic.write(log.partition, log.frame(start, min(start + step, end), writer or f"{log.partition:032x}", seq))
 
 
 def stored_rows(dsn: str) -> list[Row]:

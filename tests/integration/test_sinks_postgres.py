@@ -26,7 +26,7 @@ from headrace.settings import Settings
 from headrace.shards.router import Router
 from headrace.topics import create_topics
 from schemas.topics import Topics
-from sinks import postgres
+from sinks import postgres as postgres_sink
 from sinks.consumer import ConsumerLoop
 from sinks.live import LiveNotices
 from tests.frame_log import FrameTopic, PartitionLog, Row, applied_to, stored_rows, write_in_frames
@@ -62,7 +62,7 @@ class RunningSink:
         self.stopping = threading.Event()
         self.failure: BaseException | None = None
         self._router = Router(settings)
-        self.loop: ConsumerLoop = postgres.consumer_loop(
+        self.loop: ConsumerLoop = postgres_sink.consumer_loop(
             settings, self._router, LiveNotices(settings), self.stopping, partitions
         )
         self._thread = threading.Thread(target=self._run)
@@ -203,6 +203,53 @@ def test_two_sinks_on_the_same_partitions_do_no_harm(
         wait_until(lambda shard=shard: caught_up(postgres.shard_dsn(shard), logs))  # type: ignore[misc]
         assert stored_rows(postgres.shard_dsn(shard)) == expected(logs, shard)
     assert [sink.failure for sink in sinks] == [None, None]
+
+
+def test_a_second_sink_shares_the_partitions_and_takes_over(
+    settings: Settings, postgres: Databases, logs: list[PartitionLog], run_sink: Callable[..., RunningSink]
+) -> None:
+    topic = FrameTopic(settings)
+    first = run_sink(settings)
+    for log in logs:
+        write_in_frames(topic, log, 50, end=700)
+    topic.flush()
+    wait_until(lambda: applied_to(postgres.shard_dsn(0)) == {log.partition: {700} for log in logs})
+    second = run_sink(settings)
+    wait_until(lambda: second.loop.ready)
+    for log in logs:
+        write_in_frames(topic, log, 50, begin=700, end=1_400, writer="b" * 32)
+    topic.flush()
+    wait_until(lambda: applied_to(postgres.shard_dsn(0)) == {log.partition: {1_400} for log in logs})
+    assert first.loop.ready
+    first.stop()
+    for log in logs:
+        write_in_frames(topic, log, 50, begin=1_400, writer="c" * 32)
+    topic.flush()
+    for shard in (0, 1):
+        wait_until(lambda shard=shard: caught_up(postgres.shard_dsn(shard), logs))  # type: ignore[misc]
+        assert stored_rows(postgres.shard_dsn(shard)) == expected(logs, shard)
+    assert committed(settings) == ends(settings)
+
+
+def committed(settings: Settings) -> dict[int, int]:
+    """What the sink's group says is no longer needed, once it says so of everything."""
+    topic = Topics(settings.topic_prefix).aggregates
+    asking = kafka.consumer(settings, postgres_sink.GROUP)
+    try:
+        deadline = time.monotonic() + 10
+        while True:
+            found = asking.committed([kafka.TopicPartition(topic, p) for p in range(PARTITIONS)], 10)
+            offsets = {item.partition: item.offset for item in found}
+            if offsets == ends(settings) or time.monotonic() > deadline:
+                return offsets
+            time.sleep(0.2)
+    finally:
+        asking.close()
+
+
+def ends(settings: Settings) -> dict[int, int]:
+    topic = Topics(settings.topic_prefix).aggregates
+    return {p: end for p, (_, end) in kafka.watermarks(settings, topic, list(range(PARTITIONS))).items()}
 
 
 def test_frames_of_another_fold_version_are_refused(
