@@ -5,6 +5,7 @@ never choose a position by themselves. The partition of a key is murmur2 as in t
 `murmur2_random`), so that every client agrees on where a customer's events are.
 """
 
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -56,6 +57,7 @@ __all__ = [
 ]
 
 ADMIN_TIMEOUT_S = 10.0
+SETTLING_POLL_S = 0.1
 MESSAGE_BYTES_MAX = 8 * 1024 * 1024
 
 log = get_logger(__name__)
@@ -69,7 +71,7 @@ def connection(settings: Settings) -> dict[str, Any]:
         "socket.nagle.disable": True,
         "reconnect.backoff.ms": 50,
         "reconnect.backoff.max.ms": 1000,
-        "log_level": 3,
+        "log_level": 0,  # unstructured lines on stderr; `_log_error` says the same in our own logs
     }
     if settings.kafka_security_protocol.startswith("SASL"):
         config["sasl.mechanism"] = settings.kafka_sasl_mechanism
@@ -151,18 +153,33 @@ def topic_id(settings: Settings, topic: str) -> str:
 
 
 def watermarks(settings: Settings, topic: str, partitions: list[int]) -> dict[int, tuple[int, int]]:
-    """First and next offset of each partition. Raises UnavailableError."""
+    """First and next offset of each partition. Raises UnavailableError.
+
+    A partition whose leader is not known yet, as just after its creation, is asked again for a while. (Tansu
+    understates the end; readers there go by the fetch response instead.)
+    """
     client = admin(settings)
     wanted = [TopicPartition(topic, partition) for partition in partitions]
-    try:
-        low = client.list_offsets({tp: OffsetSpec.earliest() for tp in wanted}, request_timeout=ADMIN_TIMEOUT_S)
-        high = client.list_offsets({tp: OffsetSpec.latest() for tp in wanted}, request_timeout=ADMIN_TIMEOUT_S)
-        return {
-            tp.partition: (low[tp].result(ADMIN_TIMEOUT_S).offset, high[tp].result(ADMIN_TIMEOUT_S).offset)
-            for tp in wanted
-        }
-    except (KafkaException, TimeoutError) as error:
-        raise _unavailable(settings, error) from error
+    deadline = time.monotonic() + ADMIN_TIMEOUT_S
+    while True:
+        try:
+            low = client.list_offsets({tp: OffsetSpec.earliest() for tp in wanted}, request_timeout=ADMIN_TIMEOUT_S)
+            high = client.list_offsets({tp: OffsetSpec.latest() for tp in wanted}, request_timeout=ADMIN_TIMEOUT_S)
+            return {
+                tp.partition: (low[tp].result(ADMIN_TIMEOUT_S).offset, high[tp].result(ADMIN_TIMEOUT_S).offset)
+                for tp in wanted
+            }
+        except (KafkaException, TimeoutError) as error:
+            if not _is_settling(error) or time.monotonic() > deadline:
+                raise _unavailable(settings, error) from error
+            time.sleep(SETTLING_POLL_S)
+
+
+def _is_settling(error: Exception) -> bool:
+    return isinstance(error, KafkaException) and error.args[0].code() in (
+        KafkaError.NOT_LEADER_FOR_PARTITION,
+        KafkaError.LEADER_NOT_AVAILABLE,
+    )
 
 
 def partition_for(key: bytes, partitions: int) -> int:
