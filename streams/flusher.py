@@ -6,17 +6,20 @@
 import asyncio
 import time
 from collections.abc import Coroutine
+from functools import partial
 from typing import Any, Final
 
 from faust.types import TP
 
 from headrace.clock import Clock
-from headrace.errors import FatalError
+from headrace.errors import FatalError, RetryableError
+from headrace.log import get_logger
 from headrace.settings import Settings
 from streams.assignment import Assignment
 from streams.folder import SourceConsumer
 from streams.frames import frame_interval_s
 from streams.held import Held, StopProcess
+from streams.log_reader import LogReader
 from streams.measures import Measures
 from streams.snapshotter import Snapshotter
 from streams.watchdog import Watchdog
@@ -26,7 +29,12 @@ MEASURE_INTERVAL_S: Final = 1.0
 FRAME_EVENTS_MAX: Final = 500_000
 """Events that force a frame before its time: it bounds what a frame holds and what its loss would cost."""
 IDLE_LIMIT_S: Final = 120.0
-"""Records wait in the log, yet none is folded: the fetching side hangs."""
+"""After so long without a record, although the log's end is past us, the log is asked; if it holds one, the
+fetching side hangs."""
+STANDSTILL_S: Final = 5.0
+"""A tick that is so late means that the process stood still (SIGSTOP): waiting counts from then."""
+
+log = get_logger(__name__)
 
 
 class Flusher:
@@ -51,6 +59,7 @@ class Flusher:
         self._stop_process = stop_process
         self._tasks: set[asyncio.Task[None]] = set()
         self._measured_s = 0.0
+        self._ticked_s = time.monotonic()
         self.consumer: SourceConsumer | None = None
 
     def tick(self) -> None:
@@ -59,6 +68,10 @@ class Flusher:
         if self._assignment.closing:
             return
         now_s = time.monotonic()
+        if now_s - self._ticked_s > STANDSTILL_S:
+            for held in self._assignment.held.values():
+                held.moved_s = now_s
+        self._ticked_s = now_s
         for held in list(self._assignment.held.values()):
             self.flush_if_due(held, now_s)
             if self._snapshotter.is_due(held, now_s):
@@ -121,11 +134,28 @@ class Flusher:
             self._measures.on_lag(held.partition, lag, self._age_s(held) if lag and held.receive_us else 0.0)
             stats = held.fold.stats
             self._measures.on_state(held.partition, stats.open_rows, stats.dedupe_ids)
-            if lag and now_s - held.moved_s > IDLE_LIMIT_S:
-                self._stop_process(
-                    FatalError(
-                        f"partition {held.partition} has {lag} records to fold, but none came for "
-                        f"{now_s - held.moved_s:.0f} s",
-                        remedy="the process stops; its supervisor starts it again",
-                    )
-                )
+            if not lag:
+                held.moved_s = now_s
+            elif now_s - held.moved_s > IDLE_LIMIT_S:
+                held.moved_s = now_s
+                self._start(self._look_for_records(held))
+
+    async def _look_for_records(self, held: Held) -> None:
+        """Nothing came for a long time although the log goes on: does it hold a record, or only skipped offsets?"""
+        source, next_offset = held.log, held.position.next_offset
+        look = partial(LogReader(self._settings).first_from, source.topic, source.partition, next_offset)
+        try:
+            record = await asyncio.to_thread(look)
+        except RetryableError as error:
+            log.warning("log_unread", partition=held.partition, reason=str(error))
+            return
+        if record is None or self._assignment.get(held.partition) is not held:
+            return
+        if held.awaited_offset != next_offset or held.position.next_offset != next_offset:
+            held.awaited_offset = next_offset  # it may just have arrived: it has as long again
+            return
+        raise FatalError(
+            f"record {record.offset} of {source.topic} partition {source.partition} waits to be folded, but none "
+            f"came for {IDLE_LIMIT_S:.0f} s",
+            remedy="the process stops; its supervisor starts it again",
+        )

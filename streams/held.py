@@ -35,6 +35,7 @@ class Held:
     events_unframed: int = 0
     ahead_at: int | None = None
     behind: int = 0
+    awaited_offset: int | None = None
     moved_s: float = field(default_factory=time.monotonic)
     gate: asyncio.Event = field(default_factory=asyncio.Event)
 

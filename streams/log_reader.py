@@ -50,8 +50,8 @@ class LogReader:
         finally:
             consumer.close()
 
-    def first_from(self, topic: str, partition: int, start: int, end: int) -> LogRecord | None:
-        """The first record at or after `start`, if there is one below `end`."""
+    def first_from(self, topic: str, partition: int, start: int, end: int | None = None) -> LogRecord | None:
+        """The first record at or after `start`, if there is one below `end`, or at all."""
         return next(self.read(topic, partition, start, end), None)
 
     def _records(self, consumer: Any, where: str, start: int, end: int | None) -> Iterator[LogRecord]:

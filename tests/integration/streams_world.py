@@ -127,13 +127,14 @@ class WorkerProcess:
 
     settings: Settings
     log_file: Path
+    prelude: str = ""
     process: subprocess.Popen[bytes] = field(init=False)
 
     def __post_init__(self) -> None:
         environment = {**os.environ, **self.settings.as_environment(), "POLARS_MAX_THREADS": "1"}
         with self.log_file.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", PROGRAM],
+                [sys.executable, "-c", self.prelude + PROGRAM],
                 env=environment,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -9,14 +9,16 @@ from pathlib import Path
 import httpx
 import pytest
 
+from headrace import kafka
 from headrace.runtime.kafka_engine import KafkaEngine
 from headrace.runtime.parts import Part
 from headrace.runtime.ports import free_ports
 from headrace.runtime.process import Process
 from headrace.settings import Settings
 from headrace.topics import create_topics
+from schemas.event import record_key
 from tests.integration.conftest import MakeSettings
-from tests.integration.streams_world import Judge, Sender, WorkerProcess, some_events
+from tests.integration.streams_world import Judge, Sender, WorkerProcess, encode, some_events
 
 StartWorker = Callable[..., WorkerProcess]
 
@@ -180,3 +182,28 @@ def test_health_and_metrics(settings: Settings, start_worker: StartWorker) -> No
     assert folded and twice
     assert float(folded[1]) + float(twice[1]) == 500
     assert worker.stop() == 0
+
+
+def test_idle_partitions_are_no_hang(settings: Settings, start_worker: StartWorker, tmp_path: Path) -> None:
+    """Nothing for longer than the limit, then records; and offsets at the log's end that hold no record."""
+    sender, judge = Sender(settings), Judge(settings)
+    worker = WorkerProcess(settings, tmp_path / "short.log", "import streams.flusher as f; f.IDLE_LIMIT_S = 2.0\n")
+    try:
+        worker.wait_log("partitions_assigned")
+        for part in range(3):
+            time.sleep(4)
+            sender.events(some_events(200 + part, 200))
+            judge.wait(workers=[worker])
+        producer = kafka.producer(settings, transactional_id=settings.topic_prefix + "tail")
+        producer.init_transactions(20)
+        producer.begin_transaction()
+        for event, value in zip(events := some_events(210, 200), encode(events), strict=True):
+            producer.produce(sender.topic, value, record_key(event["customer_id"]))
+        producer.commit_transaction(20)
+        time.sleep(8)
+        sender.events(some_events(211, 400))
+        judge.wait(workers=[worker])
+        judge.assert_exact()
+        assert worker.stop() == 0
+    finally:
+        worker.clean_up()
