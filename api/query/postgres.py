@@ -163,6 +163,8 @@ class _Reader:
         self._users = bool(functions & {"users", "events_per_user"})
         self._histograms = bool(functions & QUANTILES.keys())
         self._folded = False
+        # Nobody can tell which of the folded events a filter would keep: the answer says that it is not exact.
+        self._keeps_folded = question.filters is None
         self._width = len(question.dimensions)
 
     async def totals(self) -> Result:
@@ -248,7 +250,10 @@ class _Reader:
             return replace(self._result(groups, rows), total_rows=0)
         whole = rows[0].whole
         assert whole is not None
-        total_rows = whole.groups - (0 if self._accept_folded or not self._folded else 1)
+        for row in rows:
+            if row.folded and not self._keeps_folded:
+                whole.leave_out(row)
+        total_rows = whole.groups
         other: tuple[Number, ...] | None = None
         if total_rows > len(chosen):
             rest = _Sums.nothing(0)
@@ -265,7 +270,8 @@ class _Reader:
 
     def _placed(self, rows: "list[_Sums]") -> "list[_Sums]":
         """Rows in the order asked for: the folded tuple, which SQL puts first, goes to the end."""
-        return [row for row in rows if not row.folded] + [row for row in rows if row.folded]
+        plain = [row for row in rows if not row.folded]
+        return plain + [row for row in rows if row.folded and self._keeps_folded]
 
     async def _with_sketches(self, rows: "list[_Sums]") -> "list[_Sums]":
         if not rows:
@@ -336,6 +342,14 @@ class _Whole:
         self.value_count: int = row[3]
         self.rows: int = row[4]
         self.late: int = row[5]
+
+
+    def leave_out(self, row: "_Sums") -> None:
+        """Take a tuple out again."""
+        self.groups -= 1
+        self.events -= row.events
+        self.value_e6 -= row.value_e6
+        self.value_count -= row.value_count
 
 
 class _Sums:

@@ -254,8 +254,13 @@ def test_a_bucket_folded_into_other_is_answered_from_the_raw_events(
         answer = httpx.post(f"{url}/v1/query", json=asked, headers=headers).json()
         filtered = {"kind": "totals", "range": EVER, "filters": ["is", "country", ["Germany"]]}
         partly = httpx.post(f"{url}/v1/query", json=filtered, headers=headers).json()
+        kept = asked | {"filters": ["contains", "country", ["r"]], "limit": 1, "metrics": ["events", "users"]}
+        cut = httpx.post(f"{url}/v1/query", json=kept, headers=headers).json()
     found = {row[0]: row[1] for row in answer["rows"]}
     assert found["France" if exact else "(other)"] == france
     assert answer["meta"]["source"] == partly["meta"]["source"] == ("clickhouse" if exact else "postgres")
     assert answer["meta"]["exact"] is partly["meta"]["exact"] is exact
     assert answer["total_rows"] == 4
+    # France is folded or it is not; Germany and Österreich have an r and stand by themselves.
+    assert (cut["total_rows"], len(cut["rows"])) == (3 if exact else 2, 1)
+    assert cut["rows"][0][0] in ("France", "Germany", "Österreich")

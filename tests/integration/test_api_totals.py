@@ -39,6 +39,9 @@ def test_a_cli_token_gets_its_customers_totals_from_its_shard(
             assert document["meta"]["source"] == "postgres"
             assert document["meta"]["exact"] is True
 
+            listed = {item["token_id"]: item for item in json.loads(headrace("token", "list", "--json"))}
+            assert listed[issued["token_id"]]["state"] == "live"
+            assert issued["token"] not in headrace("token", "list")
             headrace("token", "revoke", issued["token_id"], "--yes")
 
             def refused(headers: dict[str, str] = headers, ask: object = ask) -> bool:

@@ -65,10 +65,10 @@ export function followRoute() {
   void load(true);
 }
 
-/** Something changed on the server: ask again, not more often than once a second nor faster than it answers. */
+/** Something changed on the server: ask again, not more often than once a second, and resting as long as it took. */
 export function refreshSoon() {
   if (timer !== undefined) return;
-  const wait = Math.max(REFRESH_MS_MIN, 3 * lastMs) - (performance.now() - lastEnd);
+  const wait = Math.max(REFRESH_MS_MIN, lastMs) - (performance.now() - lastEnd);
   timer = setTimeout(() => {
     timer = undefined;
     void load(false);

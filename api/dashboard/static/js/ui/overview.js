@@ -63,7 +63,7 @@ function Kpi({ metric }) {
     <span class="label">${METRICS[metric].label}</span>
     ${now === null
       ? html`<span class="skeleton figure-skeleton"></span>`
-      : html`<span class="figure" data-value=${now}>${about && html`<abbr class="about" title="Counted by a sketch: within about 1.6 %">≈</abbr>`}${figure(now, metric)}</span>`}
+      : html`<span class="figure" data-value=${now} title=${figure(now, metric)}>${about && html`<abbr class="about" title="Counted by a sketch: within about 1.6 %">≈</abbr>`}<${Figure} text=${figure(now, metric)} /></span>`}
     ${change
       ? html`<span class="change" data-direction=${change.direction} title=${`${figure(before ?? 0, metric)} in the same part of ${until}`}>
           <span aria-hidden="true">${change.direction === 'up' ? '↑' : change.direction === 'down' ? '↓' : ''} ${change.text}</span>
@@ -72,6 +72,12 @@ function Kpi({ metric }) {
         </span>`
       : html`<span class="change">${now === null ? html`<span class="skeleton change-skeleton"></span>` : '\u00a0'}</span>`}
   </button>`;
+}
+
+/** A figure whose cents a phone may leave out. @param {{text: string}} props */
+function Figure({ text }) {
+  const [whole, cents] = text.split('.');
+  return html`${whole}${cents !== undefined && html`<span class="cents">.${cents}</span>`}`;
 }
 
 function Chart() {
