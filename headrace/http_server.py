@@ -29,8 +29,9 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-HEADER_READ_TIMEOUT_MS = 10_000
-"""A client that has not sent its headers by then is cut off; idle kept-alive connections end the same way."""
+HEADER_READ_TIMEOUT_MS = 65_000
+"""A client that has not sent its next headers by then is cut off, idle kept-alive ones too: longer than the minute
+that load balancers and SDKs keep idle connections, so that it is they who close them."""
 BACKLOG = 1024
 READY_POLL_S = 0.02
 TASKS_END_S = 2.0
