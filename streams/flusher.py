@@ -26,8 +26,6 @@ from streams.watchdog import Watchdog
 
 TICK_S: Final = 0.05
 MEASURE_INTERVAL_S: Final = 1.0
-FRAME_EVENTS_MAX: Final = 500_000
-"""Events that force a frame before its time: it bounds what a frame holds and what its loss would cost."""
 IDLE_LIMIT_S: Final = 120.0
 """After so long without a record, although the log's end is past us, the log is asked; if it holds one, the
 fetching side hangs."""
@@ -92,7 +90,7 @@ class Flusher:
             interval_s=self._settings.frame_interval_s,
             interval_max_s=self._settings.frame_interval_max_s,
         )
-        if now_s - writer.last_cut_s >= interval_s or held.events_unframed >= FRAME_EVENTS_MAX:
+        if now_s - writer.last_cut_s >= interval_s or held.events_unframed >= self._settings.frame_events_max:
             self._start(self._flush(held))
 
     def stop(self) -> None:

@@ -25,8 +25,8 @@ from streams.measures import Measures
 from streams.position import Fit, SourceLog, check_begin
 from streams.recovery import record_before
 
-EVENTS_UNFRAMED_MAX: Final = 1_000_000
-"""Events folded while a frame is still on its way; past it reading waits. It bounds the next frame."""
+FRAMES_UNSENT_MAX: Final = 2
+"""Frames' worth of events (`frame_events_max`) folded while one is still on its way; past it reading waits."""
 BEHIND_MAX: Final = 3
 """Fetches in a row that lie wholly behind us; then the log's end is asked, as the log may have been cut."""
 
@@ -50,6 +50,7 @@ class Folder:
         self._settings = settings
         self._held = held
         self._measures = measures
+        self._unframed_max = FRAMES_UNSENT_MAX * settings.frame_events_max
         self.consumer: SourceConsumer | None = None
 
     async def take(self, partition: int, records: Sequence[FetchedRecord]) -> None:
@@ -76,7 +77,7 @@ class Folder:
         while held is not None:
             if not held.gate.is_set():
                 await held.gate.wait()
-            elif held.events_unframed > EVENTS_UNFRAMED_MAX and held.writer.busy:
+            elif held.events_unframed > self._unframed_max and held.writer.busy:
                 await held.writer.idle()
             else:
                 break

@@ -74,7 +74,9 @@ class Chaos:
 
 @pytest.mark.parametrize("seed", range(SEEDS))
 def test_chaos_is_exact(seed: int, make_settings: MakeSettings, tmp_path: Path) -> None:
-    settings = make_settings("kafka", metrics_port=0, snapshot_interval_s=2.0, aggregates_age_min_s=0.0)
+    settings = make_settings(
+        "kafka", metrics_port=0, snapshot_interval_s=2.0, aggregates_age_min_s=0.0, frame_events_max=300
+    )
     create_topics(settings)
     sender, judge, chaos = Sender(settings), Judge(settings), Chaos(seed, settings, tmp_path)
     try:

@@ -1,0 +1,51 @@
+"""What Faust is told: batches instead of records, no memory of read offsets, the broker's credentials."""
+
+import pytest
+from aiokafka.structs import ConsumerRecord, TopicPartition
+from faust.transport.drivers.aiokafka import credentials_to_aiokafka_auth
+
+from headrace.settings import Settings
+from streams.app import _credentials
+from streams.transport import BatchScheduler, _NothingRead
+
+
+def record(partition: int, offset: int) -> ConsumerRecord[bytes, bytes]:
+    return ConsumerRecord("events", partition, offset, 1000 + offset, 1, b"k", b"v", None, 1, 1, ())
+
+
+def test_a_fetch_is_one_message_a_partition() -> None:
+    fetched = {
+        TopicPartition("events", 1): [record(1, 10), record(1, 11)],
+        TopicPartition("events", 0): [record(0, 5)],
+        TopicPartition("events", 2): [],
+    }
+    messages = list(BatchScheduler().iterate(fetched))
+    assert [(tp.partition, len(batch.value), batch.offset) for tp, batch in messages] == [(1, 2, 11), (0, 1, 5)]
+
+
+def test_faust_forgets_what_it_read() -> None:
+    memory = _NothingRead()
+    memory["partition"] = 5
+    memory.update({"partition": 6})
+    assert memory["partition"] is None
+    assert memory.pop("partition", None) is None
+
+
+@pytest.mark.parametrize(
+    ("protocol", "mechanism", "encrypted"),
+    [
+        ("PLAINTEXT", "", False),
+        ("SSL", "", True),
+        ("SASL_PLAINTEXT", "SCRAM-SHA-512", False),
+        ("SASL_SSL", "PLAIN", True),
+    ],
+)
+def test_credentials_reach_the_consumer(protocol: str, mechanism: str, encrypted: bool) -> None:
+    flags = {"kafka_security_protocol": protocol, "kafka_sasl_mechanism": mechanism}
+    settings = Settings.load(flags=flags | {"kafka_sasl_username": "u", "kafka_sasl_password": "p"}, environ={})
+    arguments = credentials_to_aiokafka_auth(_credentials(settings), None)
+    assert arguments["security_protocol"] == protocol
+    assert (arguments.get("ssl_context") is not None) == encrypted
+    if mechanism:
+        assert arguments["sasl_mechanism"] == mechanism
+        assert (arguments["sasl_plain_username"], arguments["sasl_plain_password"]) == ("u", "p")
