@@ -53,6 +53,19 @@ def create(customer_id: int | None, admin: bool, days: int | None, as_json: bool
         click.echo("next: HEADRACE_TOKEN=… headrace query totals --from -7d", err=True)
 
 
+@command.command("signing-key")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def signing_key(as_json: bool) -> None:
+    """Make the signing key if there is none yet, register it, and print its id.
+
+    The file is the setting signing_key_file (0600). Run it again at will: an existing key stays.
+    """
+    from api.auth.keys import ensure_signing_key
+
+    key = ensure_signing_key(Settings.load())
+    click.echo(json.dumps({"kid": key.kid, "public_pem": key.public_pem}) if as_json else key.kid)
+
+
 @command.command("list")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_tokens(as_json: bool) -> None:

@@ -26,6 +26,7 @@ def test_a_cli_token_gets_its_customers_totals_from_its_shard(
         assert done.returncode == 0, done.stderr
         return done.stdout
 
+    assert headrace("token", "signing-key").strip() == world.key.kid, "an existing key stays"
     with running_api(settings) as url:
         for customer in world.customers:
             issued = json.loads(headrace("token", "create", "--customer", str(customer), "--json"))
