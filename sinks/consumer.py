@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from typing import Final, Protocol, TypeAlias
 
 from headrace import kafka, metrics
-from headrace.errors import FatalError, GapError, PoisonError
+from headrace.errors import FatalError, GapError, PoisonError, RetryableError
 from headrace.kafka import KafkaError, Message, TopicPartition
 from headrace.log import get_logger
 from headrace.settings import Settings
 from schemas.frame import FrameChunk, decode_chunk
+from sinks.backoff import Backoff
 
 FRAMES_FETCHED_MAX: Final = 128
 """Records of `aggregates` taken at once; each is at most about 1 MiB."""
@@ -108,6 +109,7 @@ class ConsumerLoop:
         self._consumer = kafka.consumer(
             settings, subscription.group, queued_max_messages_kbytes=QUEUED_KBYTES_MAX, **GROUP_SETTINGS
         )
+        self._backoff = Backoff(settings.retry_backoff_s, settings.retry_backoff_max_s)
         self._reader: Reader | None = None
         self._assigned: list[int] | None = None  # given to us, not yet opened
         self._places: set[Place] = set()
@@ -143,7 +145,7 @@ class ConsumerLoop:
     def _turn(self) -> None:
         if self._assigned is not None:
             partitions, self._assigned = self._assigned, None
-            self._open(partitions)
+            self._open_or_wait(partitions)
         if self._reader is None:
             self._poll(POLL_S)
             return
@@ -195,6 +197,18 @@ class ConsumerLoop:
             self._consumer.resume([TopicPartition(*place) for place in self._paused - wanted])
         self._paused = wanted
         return True
+
+    def _open_or_wait(self, partitions: Sequence[int]) -> None:
+        """Open a reader; when something it needs is away, wait a little and leave it to the next turn."""
+        try:
+            self._open(partitions)
+            self._backoff.reset()
+        except RetryableError as error:
+            wait_s = self._backoff.next_s()
+            log.warning("sink_waits", group=self._subscription.group, wait_s=round(wait_s, 2), error=error.message)
+            self._stopping.wait(wait_s)
+            if self._assigned is None:
+                self._assigned = list(partitions)
 
     def _open(self, partitions: Sequence[int]) -> None:
         self._reader = self._open_reader(partitions)

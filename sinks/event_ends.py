@@ -55,4 +55,5 @@ class EventEnds(threading.Thread):
     def stop(self) -> None:
         """End within one look."""
         self._stopping.set()
-        self.join(TIMEOUT_S + 2)
+        if self.ident is not None:
+            self.join(TIMEOUT_S + 2)

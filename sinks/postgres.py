@@ -47,7 +47,6 @@ BEHIND_RECORDS_MAX: Final = 1_000
 HANDOVER_AFTER_S: Final = 0.5
 """How long a full lane may hold up idle ones before it is detached."""
 TAKE_WAIT_S: Final = 0.02
-MAP_EVERY_S: Final = 5.0
 
 log = get_logger(__name__)
 
@@ -68,7 +67,6 @@ class ShardReader:
         self._topics = Topics(settings.topic_prefix)
         self._notices = notices
         self._map = router.map()
-        self._map_seen_at = time.monotonic()
         self._decoder = FrameDecoder("postgres")
         topic_id = kafka.topic_id(settings, self._topics.events)
         clock = clock or SystemClock()
@@ -90,7 +88,11 @@ class ShardReader:
         self._waiting: tuple[Sequence[FrameRecord], set[str]] = ((), set())
         self._held_up_since: float | None = None
         self._event_ends = EventEnds(settings, self._topics.events, partitions, clock, self._note_event_ends)
-        self._open(partitions)
+        try:
+            self._open(partitions)
+        except BaseException:
+            self.close()  # the lanes run already
+            raise
         self._event_ends.start()
 
     def start_offsets(self) -> Mapping[Place, int]:
@@ -143,10 +145,9 @@ class ShardReader:
         for catch_up in catch_ups:
             if catch_up.failure is not None:
                 raise catch_up.failure
-        if time.monotonic() - self._map_seen_at > MAP_EVERY_S:
-            self._map_seen_at = time.monotonic()
-            if _places_changed(self._map, self._router.map()):
-                raise ReopenError("the shard map has changed")
+        latest = self._router.latest()
+        if latest is not None and _places_changed(self._map, latest):
+            raise ReopenError("the shard map has changed")
 
     def close(self) -> None:
         """Stop catch-up readers and lanes."""

@@ -17,7 +17,7 @@ from psycopg_pool import PoolTimeout
 
 from headrace import metrics
 from headrace.clock import Clock, SystemClock
-from headrace.errors import UnavailableError
+from headrace.errors import HeadraceError, UnavailableError
 from headrace.log import get_logger
 from headrace.settings import Settings
 from headrace.shards.address import CONNECT_TIMEOUT_S, connect_control
@@ -49,6 +49,12 @@ class MapCache:
         with self._lock:
             within = self._clock.monotonic() - self._read_at < self._lease_s
             return self._map if self._valid and within else None
+
+    @property
+    def last(self) -> ShardMap | None:
+        """The newest map that was read, however old."""
+        with self._lock:
+            return self._map
 
     def put(self, shard_map: ShardMap, asked_at: float) -> ShardMap:
         """Keep what was asked for at `asked_at` (monotonic); an older epoch never replaces a newer one."""
@@ -115,6 +121,10 @@ class Router:
         except psycopg.OperationalError as error:
             return self._cache.stale(UnavailableError(f"the control database failed: {error}"))
 
+    def latest(self) -> ShardMap | None:
+        """The newest map that was read, however old. Never blocks; the listener keeps it up to date."""
+        return self._cache.last
+
     def shard_of(self, customer_id: int) -> str:
         """The shard that holds `customer_id`. Blocks and raises as `map`."""
         return self.map().shard_of(customer_id)
@@ -130,9 +140,12 @@ class Router:
                     connection.execute(f"LISTEN {CHANNEL}")
                     self._cache.invalidate()  # a notice may have come while nobody listened
                     while not self._closing.is_set():
+                        if self._cache.fresh() is None:
+                            self._cache.put(load_map(connection), self._clock.monotonic())
                         for _ in connection.notifies(timeout=LISTEN_WAIT_S, stop_after=1):
                             self._cache.invalidate()
-            except (UnavailableError, psycopg.OperationalError):
+            except (HeadraceError, psycopg.OperationalError) as error:
+                log.warning("shard_map_not_followed", error=str(error).split("\n")[0])
                 self._closing.wait(LISTEN_RETRY_S)
 
 
