@@ -29,15 +29,14 @@ def violations(page: Page) -> list[str]:
     return [f"{item['id']}: {node['target']} {node['failureSummary']}" for item in found for node in item["nodes"]]
 
 
-@pytest.fixture(params=["light", "dark"])
-def scheme(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture(params=[1440, 390])
-def coloured(request: pytest.FixtureRequest, browser: Browser, watch: Watch, scheme: str) -> Iterator[BrowserContext]:
+# The layout does not depend on the scheme, so a phone in one of them is enough.
+@pytest.fixture(
+    params=[(1440, "light"), (1440, "dark"), (390, "dark")], ids=["wide-light", "wide-dark", "phone-dark"]
+)
+def coloured(request: pytest.FixtureRequest, browser: Browser, watch: Watch) -> Iterator[BrowserContext]:
     """A wide window and a phone's, in both schemes. Motion is reduced so that no colour is caught half way."""
-    viewport = {"width": request.param, "height": 900}
+    width, scheme = request.param
+    viewport = {"width": width, "height": 900}
     context = new_context(browser, watch, viewport=viewport, color_scheme=scheme, reduced_motion="reduce")
     yield context
     context.close()
