@@ -1,8 +1,8 @@
 """How fast one thread folds: apply, cut, acknowledge, on events that are decoded already. Processor time counts: the
 clock also measures whoever else runs.
 
-    python -m bench.fold                       one partition, frames of 40,000 and 100,000 events
-    python -m bench.fold --partitions 24 --frame 2000
+    python -m bench fold                                    all cases
+    python -m bench.fold --partitions 24 --frame 2000       one of your own
 
 Workload: 200 customers, 50 names, 500 paths, 30 countries, 20 referrers × 5 sources, 60 device tuples, all Zipf 1.1;
 100,000 users; one event in four has a value; 10 % second arrivals, 2 % late (up to an hour). `--rate` is events per
@@ -13,14 +13,21 @@ decoding events are not in it.
 import argparse
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from streams.fold import EventBatch, FoldRules, PartitionFold
+from bench.report import Report
+from streams.fold import EventBatch, FoldRules, FrameContent, PartitionFold
 
-START_US = 1_700_000_000_000_000
+START_US: Final = 1_700_000_000_000_000
+BATCH_EVENTS: Final = 20_000
+"""A fetch."""
+RATE: Final = 1_000.0
+GOAL_EVENTS_S: Final = 250_000
 Strings = npt.NDArray[np.str_]
 
 
@@ -80,58 +87,113 @@ class Workload:
         return texts.take(pa.array(codes))
 
 
-def run(partitions: int, frame: int, batch: int, events: int, rate: float) -> None:
-    """Fold `events` in all and print where the time went."""
-    loads = [Workload(seed, rate) for seed in range(partitions)]
-    folds = [PartitionFold(FoldRules(), p) for p in range(partitions)]
-    rows, pauses = 0, []
-    total = processor = 0.0
-    for _ in range(max(1, events // (frame * partitions))):
+@dataclass(frozen=True, slots=True)
+class Case:
+    """So many events over so many partitions, in frames of `frame` events; `rate` as above."""
+
+    partitions: int
+    frame: int
+    events: int
+    rate: float = RATE
+
+    @property
+    def name(self) -> str:
+        return f"{self.partitions} × frames of {self.frame:,}"
+
+
+CASES: Final = (
+    Case(1, 40_000, 1_000_000),
+    Case(1, 100_000, 1_000_000),
+    Case(24, 2_000, 480_000),
+    Case(24, 300, 216_000),
+)
+
+
+def run(*, quick: bool) -> Report:
+    """All cases, then taking over a partition from its frames and from a snapshot."""
+    report = Report("fold")
+    for case in CASES:
+        _measure(report, Case(case.partitions, case.frame, case.events // 10 if quick else case.events))
+    _recover(report, 200_000 if quick else 1_000_000)
+    return report
+
+
+def _measure(report: Report, case: Case) -> None:
+    loads = [Workload(seed, case.rate) for seed in range(case.partitions)]
+    folds = [PartitionFold(FoldRules(), p) for p in range(case.partitions)]
+    rows, pauses, processor = 0, [], 0.0
+    for _ in range(max(1, case.events // (case.frame * case.partitions))):
         for load, fold in zip(loads, folds, strict=True):
-            batches = list(_batches(load, frame, batch))
+            batches = list(_batches(load, case.frame))
             began, began_cpu = time.perf_counter(), time.thread_time()
-            for one in batches:
-                fold.apply(one)
+            for batch in batches:
+                fold.apply(batch)
             content = fold.cut()
             fold.acknowledge()
             pauses.append(time.perf_counter() - began)
-            total += pauses[-1]
             processor += time.thread_time() - began_cpu
             rows += content.rows.num_rows if content else 0
-    folded = sum(f.stats.events for f in folds)
-    print(
-        f"{partitions} partition(s), frames of {frame}, {rate:.0f} events/s of event time: "
-        f"{folded / processor / 1e3:.0f} k events/s of processor time, {folded / total / 1e3:.0f} k/s by the clock, "
-        f"{rows / folded:.2f} rows/event, "
-        f"longest frame {max(pauses) * 1e3:.0f} ms (median {np.median(pauses) * 1e3:.0f})"
-    )
+    events = sum(f.stats.events for f in folds)
+    goal = f"goal {GOAL_EVENTS_S:,}" if case.partitions == 1 else ""
+    report.add(case.name, events / processor, "events/s of processor", goal)
+    report.add("", events / sum(pauses), "events/s by the clock", f"longest frame {max(pauses) * 1e3:.0f} ms")
+    report.add("", rows / events, "changed rows/event", _held(folds))
     stages: dict[str, float] = {}
     for fold in folds:
         for stage, seconds in fold.stats.seconds.items():
             stages[stage] = stages.get(stage, 0.0) + seconds
-    print("  µs/event:", "  ".join(f"{stage} {seconds / folded * 1e6:.2f}" for stage, seconds in stages.items()))
+    for stage, seconds in stages.items():
+        report.add(f"  {stage}", seconds / events * 1e6, "µs/event")
+
+
+def _held(folds: list[PartitionFold]) -> str:
     stats = [f.stats for f in folds]
-    print(
-        f"  held: {sum(s.open_rows for s in stats)} open rows, {sum(s.dedupe_ids for s in stats)} ids,"
-        f" {sum(s.bytes for s in stats) / 1e6:.0f} MB"
-    )
+    rows, ids = sum(s.open_rows for s in stats), sum(s.dedupe_ids for s in stats)
+    return f"held {rows:,} open rows, {ids:,} ids, {sum(s.bytes for s in stats) / 1e6:.0f} MB"
 
 
-def _batches(load: Workload, frame: int, batch: int) -> Iterator[EventBatch]:
-    for start in range(0, frame, batch):
-        yield load.batch(min(batch, frame - start))
+def _recover(report: Report, events: int) -> None:
+    load, fold = Workload(0, RATE), PartitionFold(FoldRules(), 0)
+    frames: list[FrameContent] = []
+    while fold.position < events:
+        for batch in _batches(load, 40_000):
+            fold.apply(batch)
+        content = fold.cut()
+        assert content is not None
+        frames.append(content)
+        fold.acknowledge()
+    began = time.thread_time()
+    successor = PartitionFold(FoldRules(), 0)
+    for frame in frames:
+        successor.merge(frame)
+    rows, seconds = sum(f.rows.num_rows for f in frames), time.thread_time() - began
+    assert successor.stats.open_rows == fold.stats.open_rows
+    report.add("merge frames", rows / seconds, "rows/s", f"{len(frames)} frames of 40,000 events")
+    began = time.thread_time()
+    snapshot = fold.snapshot()
+    taken = time.thread_time()
+    PartitionFold.restore(fold.rules, 0, snapshot.chunks)
+    size = sum(map(len, snapshot.chunks)) / 1e6
+    report.add("take a snapshot", taken - began, "s", f"{fold.stats.open_rows:,} rows, {size:.0f} MB")
+    report.add("restore it", time.thread_time() - taken, "s")
+
+
+def _batches(load: Workload, frame: int) -> Iterator[EventBatch]:
+    for start in range(0, frame, BATCH_EVENTS):
+        yield load.batch(min(BATCH_EVENTS, frame - start))
 
 
 def main() -> None:
+    """One case of one's own."""
     parser = argparse.ArgumentParser(description="Speed of the fold, one thread")
     parser.add_argument("--partitions", type=int, default=1)
-    parser.add_argument("--frame", type=int, nargs="+", default=[40_000, 100_000])
-    parser.add_argument("--batch", type=int, default=20_000, help="events a batch (a fetch)")
+    parser.add_argument("--frame", type=int, default=40_000)
     parser.add_argument("--events", type=int, default=1_000_000)
-    parser.add_argument("--rate", type=float, default=1000.0)
+    parser.add_argument("--rate", type=float, default=RATE)
     args = parser.parse_args()
-    for frame in args.frame:
-        run(args.partitions, frame, min(args.batch, frame), args.events, args.rate)
+    report = Report("fold_case")
+    _measure(report, Case(args.partitions, args.frame, args.events, args.rate))
+    report.publish()
 
 
 if __name__ == "__main__":

@@ -162,10 +162,9 @@ def encode_hlls(owner: I64, entries: U64, rows: int) -> tuple[U8, I64]:
         data[at] = (picked & np.uint64(63)).astype(np.uint8)
         owner, entries = owner[~in_dense], entries[~in_dense]
         first = first - (np.cumsum(counts * dense) - counts * dense)
-    at = starts[owner] + 1 + 3 * (np.arange(len(owner)) - first[owner])
-    columns = entries.astype("<u4").view(np.uint8).reshape(-1, 4)
-    for byte in range(3):
-        data[at + byte] = columns[:, byte]
+    at = (starts + 1 - 3 * first)[owner]
+    at += 3 * np.arange(len(owner))
+    _scatter(data, at, entries.astype("<u4").view(np.uint8).reshape(-1, 4)[:, :3])
     return data, offsets
 
 
@@ -200,10 +199,10 @@ def encode_hists(owner: I64, buckets: I64, counts: I64, rows: int) -> tuple[U8, 
     data = np.zeros(int(offsets[-1]), np.uint8)
     data[offsets[:-1][per_row > 0]] = _HIST
     first = np.cumsum(per_row) - per_row
-    at = offsets[owner] + 1 + _HIST_ENTRY.itemsize * (np.arange(len(owner)) - first[owner])
-    packed = _hist_entries(buckets, counts).view(np.uint8).reshape(-1, _HIST_ENTRY.itemsize)
-    for byte in range(_HIST_ENTRY.itemsize):
-        data[at + byte] = packed[:, byte]
+    size = _HIST_ENTRY.itemsize
+    at = (offsets[:-1] + 1 - size * first)[owner]
+    at += size * np.arange(len(owner))
+    _scatter(data, at, _hist_entries(buckets, counts).view(np.uint8).reshape(-1, size))
     return data, offsets
 
 
@@ -226,6 +225,13 @@ def _offsets(lengths: I64) -> I64:
     offsets = np.zeros(len(lengths) + 1, np.int64)
     np.cumsum(lengths, out=offsets[1:])
     return offsets
+
+
+def _scatter(data: U8, at: I64, entries: U8) -> None:
+    """Write each entry's bytes from its place on; `at` is used up."""
+    for byte in range(entries.shape[1]):
+        data[at] = entries[:, byte]
+        at += 1
 
 
 def _spread(owners: I64, starts: I64, counts: I64, step: int) -> tuple[I64, I64]:

@@ -34,5 +34,6 @@ def run_lengths(starts: I64, total: int) -> I64:
 def ranges(starts: I64, counts: I64) -> I64:
     """start, start + 1, … start + count - 1 of each range, in turn."""
     total = int(counts.sum())
-    out: I64 = np.arange(total) + np.repeat(starts - (np.cumsum(counts) - counts), counts)
+    out: I64 = np.repeat(starts - (np.cumsum(counts) - counts), counts)
+    out += np.arange(total)
     return out

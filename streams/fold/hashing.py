@@ -21,8 +21,8 @@ P3: Final = np.uint64(0x165667B19E3779F9)
 P4: Final = np.uint64(0x85EBCA77C2B2AE63)
 P5: Final = np.uint64(0x27D4EB2F165667C5)
 
-STRINGS_VECTORISED_MIN: Final = 48
-"""Fewer strings of one length are hashed one by one: each step over columns costs about a microsecond."""
+STRINGS_VECTORISED_MIN: Final = 768
+"""Fewer strings of one length are hashed one by one: each of some hundred steps costs a microsecond by itself."""
 BLOCK: Final = 8192
 """Strings hashed at once; their words stay in the processor's second cache."""
 

@@ -36,7 +36,10 @@ class RegisterRuns:
     def add(self, slots: I64, entries: U64) -> None:
         """Raise registers: `entries` are register << 6 | rank."""
         if len(slots):
-            self._push(_highest(np.sort((slots.astype(np.uint64) << _ENTRY_BITS) | entries)))
+            packed = slots.astype(np.uint64) << _ENTRY_BITS
+            packed |= entries
+            packed.sort()
+            self._push(_highest(packed))
 
     def of(self, slots: I64) -> tuple[I64, U64]:
         """(place in `slots`, entry) of all registers of these rows, sorted by place and register."""
@@ -44,11 +47,18 @@ class RegisterRuns:
         for run, ranges in zip(self._runs, self._ranges, strict=True):
             owner, at = ranges.of(slots)
             if len(at):
-                parts.append((owner.astype(np.uint64) << _ENTRY_BITS) | (run[at] & ENTRY_MASK))
+                part = run[at]
+                part &= ENTRY_MASK
+                part |= owner.view(np.uint64) << _ENTRY_BITS
+                parts.append(part)
         if not parts:
             return np.empty(0, np.int64), np.empty(0, np.uint64)
-        packed = parts[0] if len(parts) == 1 else _highest(np.sort(np.concatenate(parts)))
-        return (packed >> _ENTRY_BITS).astype(np.int64), packed & ENTRY_MASK
+        packed = parts[0]
+        if len(parts) > 1:
+            packed = np.concatenate(parts)
+            packed.sort()
+            packed = _highest(packed)
+        return (packed >> _ENTRY_BITS).view(np.int64), packed & ENTRY_MASK
 
     def renumber(self, slots: I64) -> None:
         """Slot i is `slots[i]` from now on, -1 gone; the order of slots is kept."""

@@ -10,7 +10,7 @@ The first `cardinality_max` tuples of a (customer, rollup, window, generation), 
 their own; later ones share the row `(other)`.
 
 Life of a row: live; `closed` when it is final (it takes nothing more); dead once a frame with its last value is
-acknowledged. Dead rows are swept when a quarter of the slots is dead.
+acknowledged. Dead rows are swept when a third of the slots is dead.
 """
 
 from collections.abc import Callable
@@ -27,7 +27,7 @@ from streams.fold.windows import final_at_us
 
 SLOTS_MIN: Final = 1024
 DEAD_MIN: Final = 4096
-DEAD_FRACTION: Final = 4
+DEAD_FRACTION: Final = 3
 NEVER_US: Final = 2**63 - 1
 
 _WINDOW_SALT: Final = np.uint64(0x9E3779B97F4A7C15)
