@@ -15,7 +15,7 @@ from psycopg import sql
 
 DAY_S: Final = 86_400
 CREATE_LOCK: Final = 0x4845_4144_0002
-"""Advisory lock, so that two sinks do not make one partition at once ("HEAD", 2)."""
+"""Advisory lock of whoever makes, attaches, detaches or drops a partition ("HEAD", 2)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,26 +78,48 @@ def existing_leaves(connection: psycopg.Connection[Any]) -> set[Leaf]:
     return {Leaf(grain_of[parent], int(child.rpartition("_")[2])) for parent, child in rows}
 
 
+def stray_leaves(connection: psycopg.Connection[Any]) -> set[Leaf]:
+    """Tables that are leaves by name and attached to nothing: a detachment or a drop was cut short."""
+    rows = connection.execute(
+        """
+        SELECT relname FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace
+        AND relname ~ '^rollup_rows_(minute|hour|day)_[0-9]+$' AND oid NOT IN (SELECT inhrelid FROM pg_inherits)
+        """
+    )
+    grain_of = {table.table: table.grain for table in GRAINS}
+    names = [name.rpartition("_") for (name,) in rows]
+    return {Leaf(grain_of[parent], int(number)) for parent, _, number in names}
+
+
 def create_leaves(connection: psycopg.Connection[Any], wanted: Iterable[Leaf]) -> None:
     """Make and attach what is missing. On an autocommit connection, outside any other transaction."""
     for leaf in sorted(wanted):
-        table = GRAINS[leaf.grain]
         with connection.transaction():
             connection.execute("SELECT pg_advisory_xact_lock(%s)", (CREATE_LOCK,))
-            known = connection.execute("SELECT to_regclass(%s) IS NOT NULL", (leaf.name,)).fetchone()
-            if known == (True,):
+            if leaf in existing_leaves(connection):
                 continue
-            names = {"leaf": sql.Identifier(leaf.name), "parent": sql.Identifier(table.table)}
+            table = GRAINS[leaf.grain]
             connection.execute(
                 sql.SQL(
-                    "CREATE TABLE {leaf} (LIKE {parent} INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING INDEXES "
-                    "INCLUDING STORAGE) WITH (fillfactor = {fillfactor})"
-                ).format(**names, fillfactor=sql.Literal(table.fillfactor))
-            )
-            connection.execute(
-                sql.SQL("ALTER TABLE {parent} ATTACH PARTITION {leaf} FOR VALUES FROM ({start}) TO ({end})").format(
-                    **names,
-                    start=sql.Literal(leaf.number * table.span_s),
-                    end=sql.Literal((leaf.number + 1) * table.span_s),
+                    "CREATE TABLE IF NOT EXISTS {leaf} (LIKE {parent} INCLUDING DEFAULTS INCLUDING CONSTRAINTS "
+                    "INCLUDING INDEXES INCLUDING STORAGE) WITH (fillfactor = {fillfactor})"
+                ).format(
+                    leaf=sql.Identifier(leaf.name),
+                    parent=sql.Identifier(table.table),
+                    fillfactor=sql.Literal(table.fillfactor),
                 )
             )
+            attach(connection, leaf)
+
+
+def attach(connection: psycopg.Connection[Any], leaf: Leaf) -> None:
+    """Attach a leaf's table. Whoever attaches, detaches or drops one holds CREATE_LOCK."""
+    table = GRAINS[leaf.grain]
+    connection.execute(
+        sql.SQL("ALTER TABLE {parent} ATTACH PARTITION {leaf} FOR VALUES FROM ({start}) TO ({end})").format(
+            parent=sql.Identifier(table.table),
+            leaf=sql.Identifier(leaf.name),
+            start=sql.Literal(leaf.number * table.span_s),
+            end=sql.Literal((leaf.number + 1) * table.span_s),
+        )
+    )

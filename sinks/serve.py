@@ -12,6 +12,7 @@ from types import FrameType
 from typing import Any, Final
 
 from headrace import kafka, metrics
+from headrace.clock import SystemClock
 from headrace.errors import ConfigurationError, HeadraceError
 from headrace.log import get_logger
 from headrace.settings import Settings
@@ -19,6 +20,7 @@ from headrace.shards.router import Router
 from sinks import postgres
 from sinks.consumer import ConsumerLoop
 from sinks.live import LiveNotices
+from sinks.retention import Retention
 
 EXIT_FAILED: Final = 1
 STOP_WAIT_S: Final = 30.0
@@ -52,6 +54,9 @@ def _open_loops(
     stack.callback(notices.close)
     if which in ("postgres", "all"):
         router = stack.enter_context(Router(settings))
+        retention = Retention(settings, router, SystemClock())
+        retention.start()
+        stack.callback(retention.stop)
         loops["postgres"] = postgres.consumer_loop(settings, router, notices, stopping)
     if which == "clickhouse" and not settings.clickhouse:
         raise ConfigurationError(

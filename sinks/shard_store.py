@@ -27,7 +27,7 @@ from headrace.shards.map import key_bounds
 from schemas.frame import Frame, FrameHeader
 from sinks.copy_binary import copy_rows
 from sinks.cursors import Applied, Cursor
-from sinks.leaf_partitions import Leaf, create_leaves, existing_leaves, leaves_ahead, leaves_of
+from sinks.leaf_partitions import GRAINS, Leaf, create_leaves, existing_leaves, leaves_ahead, leaves_of
 from sinks.versioned_rows import newest_rows
 
 AHEAD_EVERY_S: Final = 3600.0
@@ -177,7 +177,7 @@ class ShardStore:
             cursors = [_cursor(row) for row in connection.execute(_LOCK, (partitions,))]
             cuts = dict(connection.execute("SELECT grain, generation_min FROM retention_cut").fetchall())
             plan = _plan(frames, cursors)
-            kept = _within_retention(newest_rows(plan.rows), cuts)
+            kept = _within_retention(newest_rows(plan.rows), cuts, self._leaves)
             missing = leaves_of(kept["grain"].to_numpy().astype(np.int64), kept["generation"].to_numpy())
             if missing - self._leaves:
                 raise _MissingLeavesError(missing - self._leaves)
@@ -283,9 +283,17 @@ def _rows_of(frame: Frame, cursors: Sequence[Cursor]) -> pa.RecordBatch:
     return rows if mask.all() else rows.filter(pa.array(mask))
 
 
-def _within_retention(table: pl.DataFrame, cuts: Mapping[int, int]) -> pl.DataFrame:
+def _within_retention(table: pl.DataFrame, cuts: Mapping[int, int], leaves: set[Leaf]) -> pl.DataFrame:
+    """Leaves out what is no longer kept: rows below their grain's cut whose partition is gone.
+
+    Only rows that are added to their coarser row: an open one is counted nowhere else. And while the partition is
+    there, its rows are written: one that is stored as open must become `added`, or it would count twice. Pure.
+    """
     for grain, generation_min in cuts.items():
-        table = table.filter((pl.col("grain") != grain) | (pl.col("generation") >= generation_min))
+        old = (pl.col("grain") == grain) & (pl.col("generation") < generation_min) & ~pl.col("open")
+        present = [leaf.number for leaf in leaves if leaf.grain == grain]
+        gone = ~(pl.col("generation") // GRAINS[grain].span_s).is_in(present)
+        table = table.filter(~(old & gone))
     return table
 
 

@@ -35,8 +35,8 @@ CREATE TABLE rollup_rows_day    PARTITION OF rollup_rows FOR VALUES IN (2) PARTI
 CREATE INDEX rollup_rows_minute_open ON rollup_rows_minute (customer_id, rollup, window_start) WHERE open;
 CREATE INDEX rollup_rows_hour_open   ON rollup_rows_hour   (customer_id, rollup, window_start) WHERE open;
 
--- Rows of an older generation than this are no longer kept: the sink skips them, or they would fail for want of
--- a partition or bring a dropped one back.
+-- Rows of an older generation than this are no longer kept once they are added to their coarser row: sinks do not make
+-- a partition for them. Open rows are counted nowhere else and are always kept.
 CREATE TABLE retention_cut (
     grain          int2 PRIMARY KEY CHECK (grain BETWEEN 0 AND 2),
     generation_min int8 NOT NULL

@@ -14,7 +14,8 @@ from headrace.migrations import migrate
 from headrace.settings import Settings
 from headrace.shards.address import ShardAddress
 from schemas.frame import Frame, decode_chunk
-from sinks.leaf_partitions import Leaf, existing_leaves
+from sinks.leaf_partitions import Leaf, existing_leaves, stray_leaves
+from sinks.retention import cuts, expired, tidy
 from sinks.shard_store import ShardStore
 from tests.frame_log import PartitionLog, applied_to, stored_rows
 from tests.integration.conftest import Databases, MakeSettings
@@ -114,15 +115,70 @@ def test_making_a_leaf_does_not_wait_for_open_snapshots(store: ShardStore, postg
         reading.execute("SELECT count(*) FROM rollup_rows")
 
 
-def test_rows_below_the_retention_cut_are_left_out(store: ShardStore, postgres: Databases) -> None:
+def test_expired_rows_go_and_open_ones_stay(store: ShardStore, postgres: Databases) -> None:
     dsn, log = postgres.shard_dsn(0), log_of()
-    cut = log.start_s + 3600
-    one(dsn, "INSERT INTO retention_cut VALUES (0, %s) RETURNING 1", (cut,))
     store.apply(frames(log, 500), {0: 1})
-    expected = [row for row in log.rows(0, 500) if row[2] != 0 or row[5] >= cut]
+    everything = stored_rows(dsn)
+    below = {0: log.start_s + 10 * 86_400, 1: log.start_s + 100 * 86_400}
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute("UPDATE rollup_rows SET open = false WHERE grain = 1")
+        dropped = tidy(connection, below)
+        assert {leaf.grain for leaf in dropped} == {1}, "minutes have open rows, days are for ever"
+        assert not set(dropped) & existing_leaves(connection)
+    kept = [row for row in everything if row[2] == 2 or (row[2] == 0 and row[12])]
+    assert stored_rows(dsn) == kept
+    assert len(kept) < len(everything)
+
+
+def test_below_the_cut_only_added_rows_without_a_partition_are_left_out(
+    store: ShardStore, settings: Settings, postgres: Databases
+) -> None:
+    dsn, log = postgres.shard_dsn(0), log_of()
+    one(dsn, "INSERT INTO retention_cut VALUES (0, %s) RETURNING 1", (log.start_s + 10 * 86_400,))
+    store.apply(frames(log, 500), {0: 1})
+    expected = [row for row in log.rows(0, 500) if row[2] != 0 or row[12]]
+    assert len(expected) == len(log.rows(0, 500)), "all of them are still open"
     assert stored_rows(dsn) == expected
-    assert len(expected) < len(log.rows(0, 500))
-    assert applied_to(dsn)[0] == {500}
+    one(dsn, "UPDATE range_cursor SET applied_to = 0 RETURNING 1")
+    longer = log_of(size=20_000)
+    store.apply(frames(longer, 20_000), {0: 2})  # closes them: a stored open row must not stay open
+    assert not [row for row in stored_rows(dsn) if row[2] == 0 and row[12]]
+    assert applied_to(dsn)[0] == {20_000}
+    one(dsn, "UPDATE range_cursor SET applied_to = 0 RETURNING 1")
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        tidy(connection, {0: log.start_s + 10 * 86_400})
+    again = open_store(settings, postgres)
+    again.apply(frames(longer, 20_000), {0: 2})  # a replay: added rows bring no partition back
+    again.close()
+    assert not [row for row in stored_rows(dsn) if row[2] == 0]
+
+
+def test_a_detachment_that_was_cut_short_is_taken_up_again(store: ShardStore, postgres: Databases) -> None:
+    dsn, log = postgres.shard_dsn(0), log_of()
+    store.apply(frames(log, 500), {0: 1})
+    rows = stored_rows(dsn)
+    leaf = Leaf(1, log.start_s // (32 * 86_400))
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute(f"ALTER TABLE rollup_rows_hour DETACH PARTITION {leaf.name}")
+        assert stray_leaves(connection) == {leaf}
+        assert tidy(connection, {0: 0, 1: 0}) == []
+        assert stray_leaves(connection) == set()
+        assert stored_rows(dsn) == rows
+        connection.execute(f"ALTER TABLE rollup_rows_hour DETACH PARTITION {leaf.name}")
+    store.close()
+    one(dsn, "UPDATE range_cursor SET applied_to = 0 RETURNING 1")
+    store.apply(frames(log, 500), {0: 2})  # a sink that needs it attaches it, too
+    assert stored_rows(dsn) == rows
+
+
+def test_only_whole_leaves_below_the_cut_expire() -> None:
+    leaves = {Leaf(0, 10), Leaf(0, 11), Leaf(1, 0), Leaf(2, 0)}
+    assert expired(leaves, {0: 11 * 86_400, 1: 0}) == [Leaf(0, 10)]
+    assert expired(leaves, {0: 11 * 86_400 - 1, 1: 0}) == []
+    assert cuts(Settings(minute_retention_h=48, hour_retention_d=400), 10**9) == {
+        0: 10**9 - 48 * 3600,
+        1: 10**9 - 400 * 86_400,
+    }
 
 
 def test_a_held_range_stands_still_and_the_others_go_on(store: ShardStore, postgres: Databases) -> None:
