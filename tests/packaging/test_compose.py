@@ -23,7 +23,7 @@ def _file() -> dict[str, Any]:
 
 
 def environment(service: dict[str, Any]) -> dict[str, str]:
-    return {k: str(v) for k, v in service.get("environment", {}).items() if k != "HEADRACE_PROBE"}
+    return {k: str(v) for k, v in service.get("environment", {}).items() if k != "PROBE_URL"}
 
 
 def test_it_follows_the_compose_specification(file: dict[str, Any]) -> None:
@@ -56,7 +56,7 @@ def test_ports_and_probes_agree_with_the_settings(file: dict[str, Any]) -> None:
         port = {"ingest": settings.ingest_port, "api": settings.api_port}.get(
             name.split("-")[0], settings.metrics_port
         )
-        probe = service["environment"].get("HEADRACE_PROBE", "http://127.0.0.1:9100/livez")
+        probe = service["environment"].get("PROBE_URL", "http://127.0.0.1:9100/livez")
         assert probe == f"http://127.0.0.1:{port}/livez", name
     balancer = file["services"]["balancer"]["environment"]
     for variable in ("API_1", "API_2", "INGEST_1", "INGEST_2"):
