@@ -27,6 +27,7 @@ from streams.fold.windows import final_at_us
 
 SLOTS_MIN: Final = 1024
 DEAD_MIN: Final = 4096
+TEXTS_SPARE: Final = 1024
 DEAD_FRACTION: Final = 3
 NEVER_US: Final = 2**63 - 1
 
@@ -239,7 +240,7 @@ class RowTable:
 
     def _sweep_texts(self) -> None:
         used = np.unique(self.text[: self.count]).astype(np.int64)
-        if len(self.texts) > 2 * len(used) + SLOTS_MIN:
+        if len(self.texts) > 2 * len(used) + TEXTS_SPARE:
             self.text[: self.count] = self.texts.keep(used)[self.text[: self.count]]
 
     def _admit(self, wanted: Candidates, keys: U64, at: I64, arrival: Callable[[I64], I64] | None) -> I64:

@@ -2,14 +2,16 @@
 
 import random
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pyarrow as pa
 
 from schemas.rollups import DIMENSIONS
-from streams.fold import EventBatch, FoldRules, FrameContent, PartitionFold
+from streams.fold import EventBatch, FoldRules, FrameContent, PartitionFold, rows, state
 from tests.reference_fold import Key, ReferenceFold, ReferenceRules, fold_all
 
 Record = tuple[dict[str, Any], int, int]
@@ -87,6 +89,18 @@ def _event(rnd: random.Random, shape: Shape, receive_us: int) -> dict[str, Any]:
         "browser": rnd.choice(["Firefox", "Chrome", None]),
         "os": rnd.choice(["Linux", "macOS"]),
     }
+
+
+@contextmanager
+def small_bounds(seed: int) -> Iterator[None]:
+    """Now and then, pending batches are folded and dead rows are swept at sizes that a small log reaches."""
+    rnd = random.Random(seed)
+    with (
+        patch.object(state, "PENDING_EVENTS_MAX", rnd.choice([2, 50, 65_536])),
+        patch.object(rows, "DEAD_MIN", rnd.choice([0, 30, 4_096])),
+        patch.object(rows, "TEXTS_SPARE", rnd.choice([0, 1_024])),
+    ):
+        yield
 
 
 def batch_of(records: Sequence[Record], next_offset: int | None = None) -> EventBatch:

@@ -23,10 +23,11 @@ from tests.property.fold_logs import (
     random_log,
     reference_of,
     rows_of,
+    small_bounds,
 )
 
 SEEDS = st.integers(0, 2**32 - 1)
-SLOWLY = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+SLOWLY = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def _shape(rnd: random.Random) -> Shape:
@@ -74,11 +75,12 @@ def _through_the_wire(content: FrameContent) -> FrameContent:
 
 def _fold(rules: FoldRules, batches: list[EventBatch], rnd: random.Random, frames: float = 0.4) -> Store:
     fold, store = PartitionFold(rules, 0), Store()
-    for batch in batches:
-        fold.apply(batch)
-        if rnd.random() < frames:
-            flush(fold, store)
-    flush(fold, store)
+    with small_bounds(rnd.randrange(2**32)):
+        for batch in batches:
+            fold.apply(batch)
+            if rnd.random() < frames:
+                flush(fold, store)
+        flush(fold, store)
     return store
 
 
@@ -96,6 +98,11 @@ def test_equals_the_reference_however_the_log_is_cut(seed: int) -> None:
 @given(seed=SEEDS)
 def test_a_killed_fold_goes_on_from_frames_or_a_snapshot(seed: int) -> None:
     """Killed at any frame, with and without unacknowledged work, as often as it likes."""
+    with small_bounds(seed):
+        _kill_and_go_on(seed)
+
+
+def _kill_and_go_on(seed: int) -> None:
     rnd = random.Random(seed)
     rules, log = _rules(rnd), random_log(seed, _shape(rnd))
     batches = list(random_batches(rnd, log, 60))
