@@ -172,12 +172,12 @@ class EventTopic:
 class Coverage:
     """Frames without rows that say which offsets are decided and which are second arrivals."""
 
-    def __init__(self, settings: Settings, partition: int) -> None:
+    def __init__(self, settings: Settings, partition: int, begin: int = 0) -> None:
         self._frames = FrameTopic(settings)
         self._topic_id = kafka.topic_id(settings, Topics(settings.topic_prefix).events)
         self._partition = partition
-        self._to = 0
-        self._seq = 0
+        self._to = begin
+        self._seq = begin
 
     def cover(self, end: int, duplicates: Sequence[int] = (), rows: Sequence[Row] = ()) -> None:
         self._seq += 1
@@ -234,6 +234,11 @@ def test_events_are_stored_once_up_to_what_frames_cover(
     assert stored_positions(settings) == sorted(expected)
     time.sleep(1)
     assert positions(settings, "events") == dict.fromkeys(range(PARTITIONS), 1900), "the rest is not decided"
+    assert query(settings, "SELECT max(complete_us) FROM sink_cursor FINAL") == [(0,)]
+    for partition in range(PARTITIONS):
+        Coverage(settings, partition, begin=1900).cover(2000)
+    began_us = time.time_ns() // 1000 - 2_000_000
+    wait_until(lambda: query(settings, "SELECT min(complete_us) FROM sink_cursor FINAL")[0][0] > began_us)
 
 
 def test_columns_are_stored_as_they_are_and_times_are_clamped(

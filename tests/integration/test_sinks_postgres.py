@@ -15,7 +15,7 @@ import psycopg
 import pytest
 
 import schemas.frame
-from headrace import kafka
+from headrace import kafka, metrics
 from headrace.errors import HeadraceError, IncarnationError
 from headrace.migrations import migrate
 from headrace.runtime.parts import Part
@@ -182,11 +182,17 @@ def test_a_gap_is_not_applied_and_a_later_writer_fills_it(
     wait_until(lambda: applied_to(postgres.shard_dsn(0)) == {0: {500}, 1: {other.size}})
     time.sleep(0.5)
     assert applied_to(postgres.shard_dsn(0))[0] == {500}
+    assert counted('headrace_frame_gaps_total{reader="postgres-shard-1"}') >= 1
     write_in_frames(topic, log, 500, begin=500, writer="b" * 32)
     topic.flush()
     for shard in (0, 1):
         wait_until(lambda shard=shard: caught_up(postgres.shard_dsn(shard), logs))  # type: ignore[misc]
         assert stored_rows(postgres.shard_dsn(shard)) == expected(logs, shard)
+
+
+def counted(series: str) -> float:
+    lines = metrics.exposition()[0].decode().splitlines()
+    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(series))
 
 
 def test_two_sinks_on_the_same_partitions_do_no_harm(
@@ -265,6 +271,7 @@ def test_frames_of_another_fold_version_are_refused(
     run_sink(settings)
 
     wait_until(lambda: applied_to(postgres.shard_dsn(0)) == {0: {400}, 1: {other.size}})
+    assert counted('headrace_frames_refused_total{reader="postgres-shard-1",reason="other_version"}') >= 1
 
 
 def test_a_store_of_another_incarnation_stops_the_sink(
