@@ -62,8 +62,11 @@ def hll_of(hashes: Sequence[int]) -> bytes:
 
 def hll_merge(sketches: Sequence[bytes]) -> bytes:
     """The sketch of the union. Raises ValueError on bytes of another layout."""
-    parts = [_hll_decode(s) for s in sketches if s]
-    return _hll_bytes(_highest(np.concatenate(parts))) if parts else b""
+    entries = decode_hlls(*_joined(sketches))[1]
+    ranks = np.zeros(HLL_REGISTERS, np.uint64)
+    np.maximum.at(ranks, (entries >> np.uint64(HLL_RANK_BITS)).astype(np.int64), entries & np.uint64(63))
+    registers = np.flatnonzero(ranks)
+    return _hll_bytes((registers.astype(np.uint64) << np.uint64(HLL_RANK_BITS)) | ranks[registers])
 
 
 def hll_estimate(sketch: bytes) -> float:
@@ -97,14 +100,11 @@ def hist_of(values: Sequence[int]) -> bytes:
 
 def hist_merge(sketches: Sequence[bytes]) -> bytes:
     """The sketch of all values together. Raises ValueError on bytes of another layout."""
-    parts = [_hist_decode(s) for s in sketches if s]
-    if not parts:
-        return b""
-    entries = np.concatenate(parts)
-    buckets, inverse = np.unique(entries["bucket"], return_inverse=True)
-    counts = np.zeros(len(buckets), np.int64)
-    np.add.at(counts, inverse, entries["count"].astype(np.int64))
-    return _hist_bytes(buckets.astype(np.int64), counts)
+    _, buckets, counts = decode_hists(*_joined(sketches))
+    totals = np.zeros(2**16, np.int64)
+    np.add.at(totals, buckets, counts)
+    filled = np.flatnonzero(totals)
+    return _hist_bytes(filled, totals[filled])
 
 
 def hist_count(sketch: bytes) -> int:
@@ -239,6 +239,10 @@ def _spread(owners: I64, starts: I64, counts: I64, step: int) -> tuple[I64, I64]
     total = int(counts.sum())
     within = np.arange(total) - np.repeat(np.cumsum(counts) - counts, counts)
     return np.repeat(owners, counts), np.repeat(starts, counts) + step * within
+
+
+def _joined(sketches: Sequence[bytes]) -> tuple[U8, I64]:
+    return np.frombuffer(b"".join(sketches), np.uint8), _offsets(np.array([len(s) for s in sketches], np.int64))
 
 
 def _highest(entries: U64) -> U64:
