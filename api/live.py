@@ -9,7 +9,7 @@ One reader per customer and process serves all its clients; a client that does n
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -82,21 +82,17 @@ class LiveHub:
 
     async def stream(
         self, customer_id: int, last_event_id: str | None, until_us: int
-    ) -> AsyncIterator[bytes]:
+    ) -> AsyncGenerator[bytes, None]:
         """A stream of SSE bytes that ends at `until_us`, with its token. Raises ProblemError 503 before the first."""
         if self._redis is None:
             raise ProblemError("live-unavailable", "no Redis is configured; poll instead")
         if self._closing or sum(len(clients) for clients in self._clients.values()) >= self._clients_max:
             raise ProblemError("live-unavailable", "no further live stream is possible here; try again or poll")
-        client = _Client()
-        # Joined before the backlog is read, so that nothing falls between; what comes twice is dropped by its id.
-        self._join(customer_id, client)
         try:
-            backlog = await self._since(customer_id, last_event_id)
+            await self._redis.ping()
         except (RedisError, OSError) as error:
-            self._leave(customer_id, client)
             raise ProblemError("live-unavailable", "Redis does not answer; poll instead") from error
-        return self._send(customer_id, client, backlog, until_us)
+        return self._send(customer_id, last_event_id, until_us)
 
     def stop(self) -> None:
         """End every stream; clients reconnect elsewhere."""
@@ -117,9 +113,14 @@ class LiveHub:
         self._readers.clear()
 
     async def _send(
-        self, customer_id: int, client: _Client, backlog: list[Entry] | None, until_us: int
-    ) -> AsyncIterator[bytes]:
+        self, customer_id: int, last_event_id: str | None, until_us: int
+    ) -> AsyncGenerator[bytes, None]:
+        client = _Client(gone=self._closing)
+        # Joined here, at the first step: a stream that is never begun would never leave. And before the backlog is
+        # read, so that nothing falls between; what comes twice is dropped by its id.
+        self._join(customer_id, client)
         try:
+            backlog = await self._since(customer_id, last_event_id)
             as_of_us = await self._complete_to(customer_id)
             yield f"retry: {RETRY_MS}\n\n".encode()
             yield self._stats(as_of_us, changed=False)
@@ -147,6 +148,8 @@ class LiveHub:
                     yield self._stats(as_of_us, changed=False)
                 client.wake.clear()
                 pending, client.entries = client.entries, []
+        except (RedisError, OSError) as error:
+            log.warning("live_stream_ended", error=type(error).__name__)
         finally:
             self._leave(customer_id, client)
 
@@ -230,7 +233,6 @@ class LiveHub:
         assert self._redis is not None
         name = f"{STREAM_PREFIX}{customer_id}"
         if not last_event_id:
-            await self._redis.ping()
             return []
         if not _ID.fullmatch(last_event_id):
             return None

@@ -64,6 +64,10 @@ def ensure_signing_key(settings: Settings) -> SigningKey:
                 "INSERT INTO signing_keys (kid, public_pem) VALUES (%s, %s) ON CONFLICT (kid) DO NOTHING",
                 (key.kid, key.public_pem),
             )
+    except psycopg.errors.UndefinedTable as error:
+        raise ConfigurationError(
+            "the control database has no table signing_keys", remedy="run `headrace migrate` first"
+        ) from error
     except psycopg.OperationalError as error:
         raise UnavailableError(
             "the control database does not answer; the signing key was not registered", remedy="is it running?"

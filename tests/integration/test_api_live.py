@@ -1,6 +1,8 @@
 """Live streams: what the sinks write to Redis reaches browsers, resumed on any replica, and nobody waits for it."""
 
+import asyncio
 import json
+import re
 import secrets
 import socket
 import threading
@@ -12,10 +14,13 @@ from queue import Empty, Queue
 from typing import Any
 
 import httpx
+import pytest
 from redis import Redis
+from redis.asyncio import Redis as AsyncRedis
 
-from api.live import HEARTBEAT_S
-from api.problems import TYPE_PREFIX
+from api.live import BACKLOG_MAX, HEARTBEAT_S, LiveHub
+from api.problems import TYPE_PREFIX, ProblemError
+from headrace.clock import SystemClock
 from headrace.runtime.parts import Part
 from headrace.runtime.ports import free_ports
 from headrace.runtime.process import Process
@@ -99,6 +104,50 @@ def test_redis_going_away_ends_streams_and_clients_are_told_to_poll(
                 return answer.status_code == 200
 
         wait_until(streams_again, 10)
+
+
+def test_a_client_that_does_not_keep_up_loses_its_backlog_and_is_told_to_fetch_anew(redis_url: str) -> None:
+    asyncio.run(_slow_client(redis_url))
+
+
+async def _slow_client(redis_url: str) -> None:
+    customer = 7
+
+    async def as_of(_customer_id: int) -> int | None:
+        return None
+
+    redis = AsyncRedis.from_url(redis_url)
+    hub = LiveHub(redis, as_of, SystemClock(), clients_max=2)
+    until_us = SystemClock().now_us() + 60_000_000
+    slow = await hub.stream(customer, None, until_us)
+    assert await anext(slow) == b"retry: 2000\n\n"
+    await asyncio.sleep(0.2)  # until the reader waits at the stream's end
+    # Nobody takes from `slow` now; what arrives meanwhile is more than is held for one client.
+    for _ in range(2 * BACKLOG_MAX):
+        await redis.xadd(f"live:{customer}", {"kind": "stats", "as_of_us": 1_800_000_000_000_000})
+    await redis.xadd(f"live:{customer}", {"kind": "a kind of later years", "x": "y"})
+    await redis.xadd(f"live:{customer}", {"kind": "events", "data": "no json"})
+    await asyncio.sleep(0.5)
+    names = []
+    async with asyncio.timeout(20):
+        async for chunk in slow:
+            names += re.findall(rb"event: (\w+)", chunk)
+            if b"resync" in names:
+                break
+    assert names.count(b"stats") <= 3, "the backlog is dropped, not sent late"
+    second = await hub.stream(customer, None, until_us)
+    await anext(second)
+    with pytest.raises(ProblemError) as refused:
+        await hub.stream(customer, None, until_us)
+    assert refused.value.status == 503
+    await slow.aclose()
+    third = await hub.stream(customer, None, until_us)
+    hub.stop()
+    async with asyncio.timeout(5):
+        for stream in (second, third):
+            assert [chunk async for chunk in stream] != []
+    await hub.close()
+    await redis.aclose()
 
 
 @contextmanager

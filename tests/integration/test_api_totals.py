@@ -49,3 +49,16 @@ def test_a_cli_token_gets_its_customers_totals_from_its_shard(
                 return httpx.post(f"{url}/v1/query", json=ask, headers=headers).status_code == 401
 
             wait_until(refused, REVOCATION_DELAY_S + 2)
+
+
+def test_an_api_over_an_empty_control_database_says_what_to_do(
+    make_settings: MakeSettings, postgres: Databases, tmp_path: Path
+) -> None:
+    del postgres
+    settings = settings_with_key(make_settings("postgres"), tmp_path)
+    command = [sys.executable, "-m", "headrace", "run", "api"]
+    environment = os.environ | settings.as_environment()
+    done = subprocess.run(command, check=False, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 78, done.stderr
+    assert "headrace migrate" in done.stderr
+    assert "Traceback" not in done.stderr
