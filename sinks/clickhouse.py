@@ -26,6 +26,7 @@ from sinks.clickhouse_events import EventRecord, EventSlice, EventsPartition, Ev
 from sinks.clickhouse_rollups import RollupStore
 from sinks.clickhouse_store import ClickHouseStore, InsertCursor, completed
 from sinks.consumer import ConsumerLoop, FrameDecoder, FrameRecord, Place, Subscription
+from sinks.event_ends import EventEnds
 from sinks.lane import Lane
 from sinks.live import SAMPLE_EVENTS_MAX, LiveNotices
 
@@ -41,8 +42,6 @@ IDLE_WAIT_S: Final = 0.2
 LOAD_WAIT_S: Final = 0.2
 COMPLETE_EVERY_S: Final = 2.0
 """How often an idle partition's cursor says that nothing is missing: each time makes a small part."""
-FETCH_AGE_MAX_US: Final = 1_000_000
-"""An end of the log that a fetch has shown is no older than this."""
 CLOSE_WAIT_S: Final = 10.0
 
 log = get_logger(__name__)
@@ -228,8 +227,9 @@ class ClickHouseReader:
         stopping: threading.Event,
         clock: Clock | None = None,
     ) -> None:
-        self._clock = clock = clock or SystemClock()
+        clock = clock or SystemClock()
         self._complete_at = 0.0
+        self._fetched_ends: Mapping[int, int] = {}
         self._topics = Topics(settings.topic_prefix)
         self._partitions = list(partitions)
         self._decoder = FrameDecoder(GROUP)
@@ -251,6 +251,8 @@ class ClickHouseReader:
         self._lane.start()
         while not self._lane.wait_loaded(LOAD_WAIT_S) and self._lane.failure is None and not stopping.is_set():
             pass  # ClickHouse has answered once; the lane retries by itself
+        self._event_ends = EventEnds(settings, self._topics.events, partitions, clock, self._note_event_ends)
+        self._event_ends.start()
 
     def start_offsets(self) -> Mapping[Place, int]:
         """Events from their cursor; frames from the earlier one of both cursors."""
@@ -298,17 +300,12 @@ class ClickHouseReader:
         return out
 
     def see_ends(self, ends: Mapping[Place, int]) -> None:
-        """Measures lag; notes now and then that partitions are complete."""
+        """Measures lag."""
         resume = self.resume_offsets()
         for topic, part in ((self._topics.events, "events"), (self._topics.aggregates, "rollups")):
             behind = [max(0, end - resume.get(place, end)) for place, end in ends.items() if place[0] == topic]
             metrics.gauge("headrace_sink_lag_records", "clickhouse", part).set(sum(behind))
-        if time.monotonic() - self._complete_at >= COMPLETE_EVERY_S:
-            self._complete_at = time.monotonic()
-            event_ends = {place[1]: end for place, end in ends.items() if place[0] == self._topics.events}
-            at_us = self._clock.now_us() - FETCH_AGE_MAX_US
-            self._inserter.note_event_ends(event_ends, at_us)
-            self._lane.note_event_ends(event_ends, at_us)
+        self._fetched_ends = {place[1]: end for place, end in ends.items() if place[0] == self._topics.events}
 
     def check(self) -> None:
         """Raise what stopped a thread."""
@@ -317,9 +314,19 @@ class ClickHouseReader:
                 raise failure
 
     def close(self) -> None:
-        """Stop both threads."""
+        """Stop all threads."""
+        self._event_ends.stop()
         self._inserter.close()
         self._lane.close()
+
+    def _note_event_ends(self, ends: Mapping[int, int], at_us: int) -> None:
+        """Now and then, say that partitions are complete. Tansu's answer may be too small; a fetch knows better."""
+        if time.monotonic() - self._complete_at >= COMPLETE_EVERY_S:
+            self._complete_at = time.monotonic()
+            fetched = self._fetched_ends
+            known = {partition: max(end, fetched.get(partition, 0)) for partition, end in ends.items()}
+            self._inserter.note_event_ends(known, at_us)
+            self._lane.note_event_ends(known, at_us)
 
 
 def consumer_loop(
