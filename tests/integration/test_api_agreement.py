@@ -7,16 +7,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
+import xxhash
 
 from api.app import Deps
 from api.query import filters, model, question
 from api.query.filters import Branch, Leaf
 from api.query.planner import RollupPlan
+from api.query.postgres import SKETCH_STEP
 from api.query.question import Question
-from api.query.result import Group, Number
+from api.query.result import Group, Number, Result
 from api.serve import make_deps
-from headrace.clock import ManualClock
+from headrace.clock import ManualClock, SystemClock
+from schemas.sketches import hll_of
 from tests.integration.api_world import Event, World, make_world, settings_with_key
 from tests.integration.conftest import Databases, MakeSettings
 
@@ -226,3 +230,55 @@ def _ordered(
     sign = -1 if direction == "desc" else 1
     ranked = sorted(expected, key=lambda key: (sign * (expected[key][place] or 0), key[1]))
     assert [group.values for group in groups] == [values for _, values in ranked[: definite.limit]], label
+
+
+def test_ordering_by_users_looks_past_the_tuples_with_most_events(
+    make_settings: MakeSettings, postgres: Databases, tmp_path: Path
+) -> None:
+    """The tuples with most users may be far down by events; those with fewer events than users found need no look."""
+    settings = settings_with_key(make_settings("postgres"), tmp_path)
+    world = make_world(settings, postgres.shards, count=10)
+    customer, day_s = world.customers[0], 1_700_000_000 // 86_400 * 86_400
+    paths: list[tuple[str, int, int]] = []  # path, events, users
+    paths += [(f"/loud/{i}", 10_000 + i, 1) for i in range(2 * SKETCH_STEP)]
+    paths += [(f"/liked/{i}", 500 + i, 400 + i) for i in range(20)]
+    paths += [(f"/quiet/{i}", 30, 30) for i in range(4 * SKETCH_STEP)]
+    with psycopg.connect(postgres.shard_dsn(0)) as shard:
+        for path, events, users in paths:
+            hashes = [xxhash.xxh64_intdigest(f"{path} {user}".encode()) for user in range(users)]
+            shard.execute(
+                "INSERT INTO rollup_rows (customer_id, rollup, grain, window_start, dims, generation, part, ver,"
+                " open, events, users, value_e6, value_count, value_hist)"
+                " VALUES (%s, 2, 2, %s, %s, %s, 0, 1, true, %s, %s, 0, 0, '')",
+                (customer, day_s, path, day_s, events, hll_of(hashes)),
+            )
+    asked = {
+        "kind": "breakdown",
+        "metrics": ["users", "events"],
+        "dimensions": ["path"],
+        "order_by": [["users", "desc"]],
+        "limit": 5,
+        "range": {"from": "2023-11-14", "to": "2023-11-15"},
+    }
+    result = asyncio.run(_from_rollups(world, asked, customer))
+    liked = {f"/liked/{i}" for i in range(20)}
+    assert {group.values[0] for group in result.groups} <= liked
+    assert [group.measures[0] for group in result.groups] == sorted(
+        (group.measures[0] or 0 for group in result.groups), reverse=True
+    )
+    assert result.total_rows == len(paths)
+    assert result.other is not None
+    assert result.other[1] == sum(events for _, events, _ in paths) - sum(
+        group.measures[1] or 0 for group in result.groups
+    )
+
+
+async def _from_rollups(world: World, asked: dict[str, Any], customer: int) -> Result:
+    deps = make_deps(world.settings, world.key, SystemClock())
+    parsed = model.parse(asked, batch_max=1)
+    assert not isinstance(parsed, list)
+    definite = question.resolve(parsed, deps.clock.now_us())
+    plan = deps.queries.plan(definite)
+    assert isinstance(plan, RollupPlan)
+    async with deps.router:
+        return await deps.queries._rollups.answer(definite, plan, customer, accept_folded=False)
