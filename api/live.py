@@ -80,9 +80,7 @@ class LiveHub:
         self._asked: dict[int, tuple[float, int | None]] = {}
         self._closing = False
 
-    async def stream(
-        self, customer_id: int, last_event_id: str | None, until_us: int
-    ) -> AsyncGenerator[bytes, None]:
+    async def stream(self, customer_id: int, last_event_id: str | None, until_us: int) -> AsyncGenerator[bytes, None]:
         """A stream of SSE bytes that ends at `until_us`, with its token. Raises ProblemError 503 before the first."""
         if self._redis is None:
             raise ProblemError("live-unavailable", "no Redis is configured; poll instead")
@@ -112,9 +110,7 @@ class LiveHub:
                 await reader
         self._readers.clear()
 
-    async def _send(
-        self, customer_id: int, last_event_id: str | None, until_us: int
-    ) -> AsyncGenerator[bytes, None]:
+    async def _send(self, customer_id: int, last_event_id: str | None, until_us: int) -> AsyncGenerator[bytes, None]:
         client = _Client(gone=self._closing)
         # Joined here, at the first step: a stream that is never begun would never leave. And before the backlog is
         # read, so that nothing falls between; what comes twice is dropped by its id.
@@ -174,9 +170,7 @@ class LiveHub:
         self._clients.setdefault(customer_id, set()).add(client)
         metrics.gauge("headrace_live_clients").inc()
         if customer_id not in self._readers or self._readers[customer_id].done():
-            self._readers[customer_id] = asyncio.create_task(
-                self._read(customer_id), name=f"live-{customer_id}"
-            )
+            self._readers[customer_id] = asyncio.create_task(self._read(customer_id), name=f"live-{customer_id}")
 
     def _leave(self, customer_id: int, client: _Client) -> None:
         clients = self._clients.get(customer_id, set())

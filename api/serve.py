@@ -25,8 +25,6 @@ from headrace.shards.router import AsyncRouter
 REDIS_TIMEOUT_S = 2.0
 REDIS_BLOCK_S = 5.0
 """Longer than live.BLOCK_MS: a blocking read is not a dead server."""
-CODE_TTL_S = 3600
-"""How long a printed link signs in."""
 DRAIN_S = 0.5
 
 
@@ -40,9 +38,7 @@ def run(settings: Settings) -> int:
         app.state.stopping = True
         deps.live.stop()
 
-    return http_server.run(
-        app, host=settings.api_host, port=settings.api_port, on_stop=on_stop, drain_s=DRAIN_S
-    )
+    return http_server.run(app, host=settings.api_host, port=settings.api_port, on_stop=on_stop, drain_s=DRAIN_S)
 
 
 def make_deps(settings: Settings, key: SigningKey, clock: Clock) -> Deps:
@@ -63,7 +59,7 @@ def make_deps(settings: Settings, key: SigningKey, clock: Clock) -> Deps:
             clock,
             ttl_s=settings.session_ttl_s,
             refresh_ttl_s=settings.refresh_ttl_s,
-            code_ttl_s=CODE_TTL_S,
+            code_ttl_s=settings.session_code_ttl_s,
         )
     raw = None
     if settings.clickhouse:

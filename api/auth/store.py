@@ -40,8 +40,7 @@ class ControlStore:
     async def live_token(self, token_id: str) -> tuple[int | None, str] | None:
         """(customer id, scope) of an unrevoked, unexpired API token."""
         row = await self._one(
-            "SELECT customer_id, scope FROM api_tokens"
-            " WHERE jti = %s AND revoked_at IS NULL AND expires_at > now()",
+            "SELECT customer_id, scope FROM api_tokens WHERE jti = %s AND revoked_at IS NULL AND expires_at > now()",
             token_id,
         )
         return None if row is None else (row[0], row[1])

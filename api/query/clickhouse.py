@@ -127,9 +127,7 @@ class RawSource:
     async def _breakdown(self, question: Question, customer_id: int, position: Position | None) -> Result:
         rows, read = await self._run(raw_sql.breakdown(question, customer_id))
         width = len(question.dimensions)
-        groups = [
-            Group(None, tuple(row[:width]), _measures(question.metrics, row[width:])) for row in rows
-        ]
+        groups = [Group(None, tuple(row[:width]), _measures(question.metrics, row[width:])) for row in rows]
         if question.tuples is not None:
             groups = _for_tuples(question, groups)
             return Result(groups, position, exact=True, rows_read=read)

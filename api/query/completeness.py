@@ -27,9 +27,7 @@ class Completeness:
     """Why the raw events were asked."""
 
 
-def meta(
-    found: Completeness, question: Question, *, now_us: int, grace_s: int, elapsed_s: float
-) -> dict[str, Any]:
+def meta(found: Completeness, question: Question, *, now_us: int, grace_s: int, elapsed_s: float) -> dict[str, Any]:
     """The block as it is sent."""
     position = found.position
     known = position is not None and position.as_of_us > 0

@@ -47,18 +47,11 @@ def _filter(tree: object) -> filters.Filter:
     try:
         return filters.parse(tree)
     except filters.FilterError as error:
-        raise PydanticCustomError(
-            "filter", "{detail}", {"detail": str(error), "pointer": error.pointer}
-        ) from error
+        raise PydanticCustomError("filter", "{detail}", {"detail": str(error), "pointer": error.pointer}) from error
 
 
 def _order(item: object) -> tuple[str, str]:
-    if (
-        not isinstance(item, list)
-        or len(item) != 2
-        or not isinstance(item[0], str)
-        or item[1] not in ("asc", "desc")
-    ):
+    if not isinstance(item, list) or len(item) != 2 or not isinstance(item[0], str) or item[1] not in ("asc", "desc"):
         raise PydanticCustomError("order", 'an order is [column, "asc" or "desc"]')
     return item[0], item[1]
 
@@ -149,9 +142,7 @@ def _compare(value: object) -> object:
     return value
 
 
-Compare = Annotated[
-    Literal["previous_period", "previous_year"] | OtherRange, BeforeValidator(_compare)
-]
+Compare = Annotated[Literal["previous_period", "previous_year"] | OtherRange, BeforeValidator(_compare)]
 
 
 class _Base(_Strict):

@@ -64,9 +64,7 @@ class RollupSource:
         async with self._snapshot(customer_id) as (_connection, position):
             return position
 
-    async def answer(
-        self, question: Question, plan: RollupPlan, customer_id: int, *, accept_folded: bool
-    ) -> Result:
+    async def answer(self, question: Question, plan: RollupPlan, customer_id: int, *, accept_folded: bool) -> Result:
         """Raises FoldedError unless `accept_folded`, ProblemError when the shard is away."""
         async with self._snapshot(customer_id) as (connection, position):
             reader = _Reader(connection, question, plan, customer_id, accept_folded)
@@ -140,9 +138,7 @@ class RollupSource:
 
 
 def _away(shard_id: str) -> ProblemError:
-    return ProblemError(
-        "shard-unavailable", f"shard {shard_id} does not answer; only its own customers are affected"
-    )
+    return ProblemError("shard-unavailable", f"shard {shard_id} does not answer; only its own customers are affected")
 
 
 class _Reader:
@@ -182,9 +178,7 @@ class _Reader:
             top = await self.breakdown()
             ranked = {group.values: rank for rank, group in enumerate(top.groups)}
             tuples = list(ranked)
-        rows = await self._rows(
-            by_bucket=True, users=self._users, histograms=self._histograms, tuples=tuples
-        )
+        rows = await self._rows(by_bucket=True, users=self._users, histograms=self._histograms, tuples=tuples)
         kept = [row for row in rows if row.values in ranked and not (row.folded and not self._width)]
         kept.sort(key=lambda row: (ranked[row.values], row.bucket or 0))
         groups = [Group(row.bucket, row.values, self._measures(row)) for row in kept]
@@ -206,9 +200,7 @@ class _Reader:
 
     async def _named(self, tuples: Sequence[tuple[str, ...]]) -> Result:
         """The tuples of another answer, for a comparison."""
-        rows = await self._rows(
-            by_bucket=False, users=self._users, histograms=self._histograms, tuples=list(tuples)
-        )
+        rows = await self._rows(by_bucket=False, users=self._users, histograms=self._histograms, tuples=list(tuples))
         by_values = {row.values: row for row in rows}
         found = [(values, by_values.get(values, _Sums.nothing(self._width))) for values in tuples]
         return self._result([Group(None, values, self._measures(row)) for values, row in found], rows)
@@ -262,13 +254,9 @@ class _Reader:
             rest.events = whole.events - sum(row.events for row in chosen)
             rest.value_e6 = whole.value_e6 - sum(row.value_e6 for row in chosen)
             rest.value_count = whole.value_count - sum(row.value_count for row in chosen)
-            other = tuple(
-                _measure(metric, rest) if metric.is_additive else None for metric in self._question.metrics
-            )
+            other = tuple(_measure(metric, rest) if metric.is_additive else None for metric in self._question.metrics)
         result = self._result(groups, rows)
-        return replace(
-            result, total_rows=total_rows, other=other, rows_read=whole.rows, late_events=whole.late
-        )
+        return replace(result, total_rows=total_rows, other=other, rows_read=whole.rows, late_events=whole.late)
 
     def _placed(self, rows: "list[_Sums]") -> "list[_Sums]":
         """Rows in the order asked for: the folded tuple, which SQL puts first, goes to the end."""
@@ -349,7 +337,6 @@ class _Whole:
         self.value_count: int = row[3]
         self.rows: int = row[4]
         self.late: int = row[5]
-
 
     def leave_out(self, row: "_Sums") -> None:
         """Take a tuple out again."""

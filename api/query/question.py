@@ -118,9 +118,7 @@ def resolve(query: AnyQuery, now_us: int, *, at: str = "") -> Question:
     )
     if isinstance(query, TotalsQuery):
         return question
-    question = replace(
-        question, dimensions=_distinct(query.dimensions, f"{at}/dimensions"), limit=query.limit
-    )
+    question = replace(question, dimensions=_distinct(query.dimensions, f"{at}/dimensions"), limit=query.limit)
     question = replace(question, order_by=_order(query, question, f"{at}/order_by"))
     if isinstance(query, BreakdownQuery):
         return question
@@ -130,9 +128,7 @@ def resolve(query: AnyQuery, now_us: int, *, at: str = "") -> Question:
         if question.compare is not None:
             ranges.buckets(question.compare, interval)
     except TooManyBucketsError as error:
-        raise ProblemError(
-            "too-many-buckets", str(error), errors=[Fault(f"{at}/interval", str(error))]
-        ) from error
+        raise ProblemError("too-many-buckets", str(error), errors=[Fault(f"{at}/interval", str(error))]) from error
     return replace(question, interval=interval, buckets=found)
 
 
@@ -199,9 +195,7 @@ def _compare(
         raise _range_problem(error, f"{at}/compare") from error
 
 
-def _order(
-    query: TimeseriesQuery | BreakdownQuery, question: Question, at: str
-) -> tuple[tuple[str, str], ...]:
+def _order(query: TimeseriesQuery | BreakdownQuery, question: Question, at: str) -> tuple[tuple[str, str], ...]:
     if not query.order_by:
         return ((question.metrics[0].name, "desc"),)
     for i, (name, _direction) in enumerate(query.order_by):

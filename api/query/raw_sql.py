@@ -80,9 +80,7 @@ def breakdown(question: Question, customer_id: int) -> Statement:
     sums = [f"sum(m{i}) OVER ()" for i, metric in enumerate(question.metrics) if metric.is_additive]
     columns = [*names, *(f"m{i}" for i in range(len(measures))), "count() OVER () AS tuples", *sums]
     limit = "" if question.tuples is not None else f" LIMIT {question.limit}"
-    return Statement(
-        f"SELECT {', '.join(columns)} FROM ({inner}) ORDER BY {_order(question)}{limit}", bound.values
-    )
+    return Statement(f"SELECT {', '.join(columns)} FROM ({inner}) ORDER BY {_order(question)}{limit}", bound.values)
 
 
 def timeseries(question: Question, customer_id: int, tuples: list[tuple[str, ...]] | None) -> Statement:
@@ -256,5 +254,3 @@ def _leaf(leaf: Leaf, bound: Parameters) -> str:
             return "(" + " OR ".join(f"match({place}, {value})" for value in values) + ")"
         case other:
             raise AssertionError(other)
-
-

@@ -58,7 +58,7 @@ class Metric:
     def parse(cls, text: object) -> "Metric":
         """Raises TermError."""
         if not isinstance(text, str):
-            raise TermError("a metric is a string such as \"events\" or \"sum(value)\"")
+            raise TermError('a metric is a string such as "events" or "sum(value)"')
         if text in SIMPLE_METRICS:
             return cls(text)
         call = _CALL.fullmatch(text)
@@ -107,7 +107,7 @@ class Dimension:
     def parse(cls, text: object, *, extra: tuple[str, ...] = ()) -> "Dimension":
         """Raises TermError. `extra`: further names allowed here."""
         if not isinstance(text, str):
-            raise TermError("a dimension is a string such as \"event\" or \"props.plan\"")
+            raise TermError('a dimension is a string such as "event" or "props.plan"')
         if text in DIMENSIONS or text in extra:
             return cls(text)
         if text.startswith(PROPERTY_PREFIX):

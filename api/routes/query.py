@@ -72,9 +72,7 @@ async def get_query(
     try:
         body = base64.b64decode(q.encode("ascii") + b"=" * (-len(q) % 4), altchars=b"-_", validate=True)
     except (UnicodeEncodeError, binascii.Error, ValueError) as error:
-        raise ProblemError(
-            "invalid-request", "q is not base64url", errors=[Fault("/q", "not base64url")]
-        ) from error
+        raise ProblemError("invalid-request", "q is not base64url", errors=[Fault("/q", "not base64url")]) from error
     parsed = model.parse_body(body, batch_max=0)
     assert not isinstance(parsed, list), "a batch of at most no queries is refused"
     asked = question.resolve(parsed, deps.clock.now_us())

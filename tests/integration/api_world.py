@@ -200,9 +200,7 @@ def _add(
 def write_rollups(shard: psycopg.Connection[Any], world: World, customer: int) -> None:
     """Rows and cursor of one customer."""
     for grain in ("minute", "hour", "day"):
-        shard.execute(
-            f"CREATE TABLE IF NOT EXISTS test_{grain} PARTITION OF rollup_rows_{grain} DEFAULT"
-        )
+        shard.execute(f"CREATE TABLE IF NOT EXISTS test_{grain} PARTITION OF rollup_rows_{grain} DEFAULT")
     watermark_s = world.watermark_us // 1_000_000
     part = world.partition(customer)
     with shard.cursor().copy(

@@ -60,9 +60,11 @@ def test_pieces_cover_the_range_and_none_crosses_a_bucket(a: int, b: int, tz: st
         for edge in edges:
             inside = piece.from_s < edge < piece.to_s
             assert not inside or edge % piece.grain.seconds == 0, "a row of this piece would lie in two buckets"
-        assert piece.grain is Grain.DAY or piece.from_s >= NOW_S - (
-            48 * 3600 if piece.grain is Grain.MINUTE else 400 * 86_400
-        ) + RETENTION_MARGIN_S
+        assert (
+            piece.grain is Grain.DAY
+            or piece.from_s
+            >= NOW_S - (48 * 3600 if piece.grain is Grain.MINUTE else 400 * 86_400) + RETENTION_MARGIN_S
+        )
     assert len(found.pieces) <= 15, "a piece costs a branch of SQL"
 
 

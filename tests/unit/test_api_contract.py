@@ -39,9 +39,7 @@ def test_every_operation_says_what_it_is_and_how_it_fails() -> None:
 
 def test_the_contracts_queries_take_what_the_code_takes() -> None:
     schema = contract.document()["components"]["schemas"]
-    validator = Draft202012Validator(
-        {"$ref": "#/components/schemas/QueryRequest", "components": {"schemas": schema}}
-    )
+    validator = Draft202012Validator({"$ref": "#/components/schemas/QueryRequest", "components": {"schemas": schema}})
     good: list[dict[str, Any]] = [
         {"kind": "totals", "range": {"from": "-7d"}},
         {"kind": "breakdown", "range": {"from": "-7d"}, "dimensions": ["event"], "filters": ["set", "country"]},
