@@ -8,26 +8,26 @@ from typing import Any
 from jsonschema import Draft202012Validator
 
 import api
-from api import contract
+from api import openapi
 
 COMMITTED = Path(api.__file__).parent / "openapi.json"
 
 
 def test_the_committed_contract_is_current() -> None:
-    assert COMMITTED.read_text(encoding="utf-8") == contract.text(), (
-        "run `python -m api.contract > api/openapi.json` and look at the difference"
+    assert COMMITTED.read_text(encoding="utf-8") == openapi.text(), (
+        "run `python -m api.openapi > api/openapi.json` and look at the difference"
     )
 
 
 def test_every_reference_leads_somewhere() -> None:
-    document = contract.document()
+    document = openapi.document()
     found = set(re.findall(r'"#/components/schemas/([^"]+)"', json.dumps(document)))
     assert found
     assert found <= set(document["components"]["schemas"])
 
 
 def test_every_operation_says_what_it_is_and_how_it_fails() -> None:
-    for path, methods in contract.document()["paths"].items():
+    for path, methods in openapi.document()["paths"].items():
         for method, operation in methods.items():
             where = f"{method} {path}"
             assert operation["summary"], where
@@ -38,7 +38,7 @@ def test_every_operation_says_what_it_is_and_how_it_fails() -> None:
 
 
 def test_the_contracts_queries_take_what_the_code_takes() -> None:
-    schema = contract.document()["components"]["schemas"]
+    schema = openapi.document()["components"]["schemas"]
     validator = Draft202012Validator({"$ref": "#/components/schemas/QueryRequest", "components": {"schemas": schema}})
     good: list[dict[str, Any]] = [
         {"kind": "totals", "range": {"from": "-7d"}},

@@ -1,4 +1,4 @@
-"""The API's contract as a document: `python -m api.contract > api/openapi.json` writes the committed one.
+"""The API's contract as a document: `python -m api.openapi > api/openapi.json` writes the committed one.
 
 A test compares the two, so that no change of the contract goes unseen.
 """
