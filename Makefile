@@ -9,7 +9,7 @@ ARGS ?=
 export PYTHONSAFEPATH := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup setup-demo system-packages demo test check format bench bench-% faults test-long openapi reference wheel clean
+.PHONY: help setup setup-demo system-packages demo test check format bench bench-% faults model chaos openapi reference wheel clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -62,6 +62,12 @@ bench-%: setup
 
 faults: setup system-packages ## kill -9 of every process with 200,000 events (long)
 	@$(BIN)/python -m pytest -q -m slow tests/faults $(ARGS)
+
+model: setup ## The frame protocol's model with 2,000 seeds and every guard removed once (long)
+	@MODEL_SEEDS=2000 $(BIN)/python -m pytest -q tests/model $(ARGS)
+
+chaos: setup system-packages ## Stream workers killed, stopped and joined at random, 30 seeds (long)
+	@STREAMS_CHAOS_SEEDS=30 $(BIN)/python -m pytest -q tests/integration/test_streams_chaos.py $(ARGS)
 
 openapi: setup ## Write api/openapi.json from the code
 	@$(BIN)/python -m api.openapi > api/openapi.json

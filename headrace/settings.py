@@ -67,6 +67,8 @@ class Settings:
     log_level: str = _setting("info", "least level that is logged", choices=("debug", "info", "warning", "error"))
     log_format: str = _setting("json", "json, or console for people", choices=("json", "console"))
 
+    token: str = _setting("", "API token that `headrace query` and `headrace tail` ask with", secret=True)
+
     # The gateway's bounds
     ingest_body_bytes_max: int = _setting(4 * MIB, "largest request body as sent")
     ingest_inflated_bytes_max: int = _setting(20 * MIB, "largest request body after decompression")

@@ -4,14 +4,13 @@ import json
 import os
 import sys
 import time
-import uuid
 
 import faust
 
 BROKER, TOPIC, PARTITIONS, SECONDS = sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
 
 app = faust.App(
-    "naive" + uuid.uuid4().hex[:8],
+    "naive",
     broker="kafka://" + BROKER,
     topic_partitions=PARTITIONS,
     datadir=sys.argv[5],

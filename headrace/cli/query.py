@@ -1,7 +1,6 @@
 """`headrace query KIND`: ask the query API and print a table or JSON."""
 
 import json
-import os
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,7 +12,6 @@ from headrace.errors import HeadraceError, UnavailableError, UsageError
 from headrace.settings import Settings
 
 KINDS = ("totals", "timeseries", "breakdown", "events")
-TOKEN_VARIABLE = "HEADRACE_TOKEN"  # noqa: S105 — the name of a variable, not a secret
 TIMEOUT_S = 60.0
 
 
@@ -40,7 +38,7 @@ def command(**options: Any) -> int:
     The token comes from HEADRACE_TOKEN (`headrace token create` makes one); on the server's own machine
     `--customer ID` does without. The table goes to stdout, how complete it is to stderr.
     """
-    settings = Settings.load(environ=without_token(os.environ))
+    settings = Settings.load()
     answer = ask(api_url(options["url"], settings), token_of(options["customer"], settings), question_of(options))
     if options["as_json"]:
         click.echo(json.dumps(answer))
@@ -50,11 +48,6 @@ def command(**options: Any) -> int:
     if answer.get("next_cursor"):
         click.echo(f"next page: --cursor {answer['next_cursor']}", err=True)
     return 0
-
-
-def without_token(environ: Mapping[str, str]) -> dict[str, str]:
-    """The environment without HEADRACE_TOKEN, which is no setting."""
-    return {name: value for name, value in environ.items() if name != TOKEN_VARIABLE}
 
 
 def api_url(given: str | None, settings: Settings) -> str:
@@ -68,13 +61,12 @@ def api_url(given: str | None, settings: Settings) -> str:
 def token_of(customer_id: int | None, settings: Settings) -> str:
     """HEADRACE_TOKEN, or a token of a few minutes signed here. Raises UsageError when neither can be had."""
     if customer_id is None:
-        token = os.environ.get(TOKEN_VARIABLE, "")
-        if not token:
+        if not settings.token:
             raise UsageError(
-                f"{TOKEN_VARIABLE} is not set",
+                "HEADRACE_TOKEN is not set",
                 remedy="make a token with `headrace token create --customer ID`, or give --customer ID here",
             )
-        return token
+        return settings.token
     import time
 
     from api.auth.keys import ensure_signing_key

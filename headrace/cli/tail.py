@@ -1,7 +1,6 @@
 """`headrace tail`: watch a customer's events arrive."""
 
 import json
-import os
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 import httpx
 import rich_click as click
 
-from headrace.cli.query import api_url, ask, raise_for, token_of, without_token
+from headrace.cli.query import api_url, ask, raise_for, token_of
 from headrace.settings import Settings
 
 POLL_S = 2.0
@@ -28,7 +27,7 @@ def command(url: str | None, customer: int | None, as_json: bool, seconds: float
 
     The token comes from HEADRACE_TOKEN, or `--customer ID` makes one.
     """
-    settings = Settings.load(environ=without_token(os.environ))
+    settings = Settings.load()
     address = api_url(url, settings)
     token = token_of(customer, settings)
     until = None if seconds is None else time.monotonic() + seconds
