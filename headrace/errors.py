@@ -8,7 +8,7 @@ HeadraceError
 ├── FatalError          going on would lose or double data: stop the process
 │   ├── IncarnationError    a store was built from another log than the one at hand
 │   └── GapError            records are missing where none may be
-├── ConfigurationError  a setting is wrong; nothing was started        (exit code 78)
+├── ConfigurationError  a setting is wrong or the machine lacks what is needed; nothing was started  (exit code 78)
 └── UsageError          a command or request cannot be carried out as it was asked (exit code 2)
 
 Every message says what happened, with which value, and what to do about it.
@@ -68,7 +68,7 @@ class GapError(FatalError):
 
 
 class ConfigurationError(HeadraceError):
-    """A setting is unknown, malformed or contradicts another."""
+    """A setting is unknown, malformed or contradicts another, or this machine lacks what is needed."""
 
     exit_code = 78
 

@@ -194,7 +194,7 @@ class Lane:
                 self._store.complete(*noted)
             except RetryableError as error:
                 self._store.close()
-                log.warning("completeness_not_noted", store=self.name, error=error.message)
+                log.warning("completeness_not_noted", store=self.name, error=str(error))
 
     def _next_records(self) -> list[FrameRecord]:
         """What waits, at most a batch. Transactions start no closer together than the interval, so that the
@@ -262,7 +262,7 @@ class Lane:
                 self._store.close()
                 wait_s = self._backoff.next_s()
                 metrics.counter("headrace_sink_transactions_total", *self._labels, "failed").inc()
-                log.warning("store_retry", store=self.name, wait_s=round(wait_s, 2), error=error.message)
+                log.warning("store_retry", store=self.name, wait_s=round(wait_s, 2), error=str(error))
                 with self._changed:
                     self._changed.wait_for(lambda: self._closing, wait_s)
             else:

@@ -149,6 +149,12 @@ class ShardStore:
         missing table. The shard lags meanwhile, alone, and says why."""
         try:
             yield
+        except psycopg.errors.DiskFull as error:
+            reason = str(error).strip().split("\n")[0]
+            raise UnavailableError(
+                f"shard {self.part} at {self._address} has no room left: {reason}",
+                remedy="make room on that server's disk; nothing is lost and the sink goes on by itself",
+            ) from error
         except psycopg.Error as error:
             reason = str(error).strip().split("\n")[0]
             raise UnavailableError(f"shard {self.part} failed ({type(error).__name__}): {reason}") from error

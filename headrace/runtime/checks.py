@@ -14,14 +14,14 @@ from typing import Literal
 
 import psutil
 
-from headrace.errors import HeadraceError, UsageError
+from headrace.errors import ConfigurationError, HeadraceError
 from headrace.runtime import kafka_install, postgres_engine, tansu_engine, valkey_engine
 from headrace.runtime.ports import LOOPBACK, is_free
 from headrace.settings import Settings
 
 Status = Literal["ok", "warning", "failed"]
 
-GIB = 1 << 30
+MIB, GIB = 1 << 20, 1 << 30
 MEMORY_BYTES_MIN = 2 * GIB  # measured: the whole system idle takes 1.5 GiB
 MEMORY_BYTES_GOOD = 4 * GIB
 DISK_BYTES_MIN = GIB // 2  # an empty system takes 0.2 GiB, and its first log segments as much again
@@ -58,10 +58,10 @@ def run_checks(settings: Settings, folder: Path) -> list[Check]:
 
 
 def refuse_unfit(folder: Path, settings: Settings) -> None:
-    """Raise UsageError when memory or disk would stop the system: better now than half-way."""
+    """Raise ConfigurationError when memory or disk would stop the system: better now than half-way."""
     for check in (memory(), disk(folder, settings)):
         if check.status == "failed":
-            raise UsageError(f"{check.id}: {check.evidence}", remedy=check.fix)
+            raise ConfigurationError(f"{check.id}: {check.evidence}", remedy=check.fix)
 
 
 def python_version() -> Check:
@@ -99,14 +99,16 @@ def disk(folder: Path, settings: Settings) -> Check:
     place = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.exists())
     free = shutil.disk_usage(place).free
     events_a_second = free / 2 / EVENT_BYTES / (settings.events_retention_h * 3600)
+    if not os.access(place, os.W_OK):
+        return Check("disk", "failed", f"{place} is not writable", "choose another --data")
+    if free < DISK_BYTES_MIN:
+        told = f"{free / MIB:,.0f} MiB ({free} bytes) free at {place}, and at least {DISK_BYTES_MIN / MIB:,.0f} MiB "
+        told += f"({DISK_BYTES_MIN} bytes) are needed"
+        return Check("disk", "failed", told, "make room there or choose another --data")
     told = (
         f"{free / GIB:.1f} GiB free at {place}; half of it holds {settings.events_retention_h} h of events "
         f"at {events_a_second:,.0f} events/s"
     )
-    if not os.access(place, os.W_OK):
-        return Check("disk", "failed", f"{place} is not writable", "choose another --data")
-    if free < DISK_BYTES_MIN:
-        return Check("disk", "failed", told, f"free space: at least {DISK_BYTES_MIN / GIB} GiB are needed")
     if free < DISK_BYTES_GOOD:
         return Check("disk", "warning", told, "free space, or set HEADRACE_EVENTS_RETENTION_H lower")
     return Check("disk", "ok", told)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from headrace.runtime import kafka_install
 from headrace.runtime.ports import LOOPBACK
-from headrace.runtime.process import Command, PartFailedError, engine_environment
+from headrace.runtime.process import Command, PartFailedError, engine_environment, no_room
 
 HEAP_MB = 512
 FORMAT_TIMEOUT_S = 60
@@ -115,7 +115,8 @@ class KafkaEngine:
             check=False,
         )
         if done.returncode != 0:
-            raise PartFailedError(f"Kafka's folder {self.folder} could not be formatted:\n{done.stdout}{done.stderr}")
+            told = f"{done.stdout}{done.stderr}{no_room(self.folder)}"
+            raise PartFailedError(f"Kafka's folder {self.folder} could not be formatted:\n{told}")
 
     def _java(self, main_class: str, *arguments: str) -> tuple[str, ...]:
         jars = kafka_install.cache_folder()

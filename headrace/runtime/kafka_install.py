@@ -14,7 +14,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from headrace.errors import HeadraceError, UsageError
+from headrace.errors import ConfigurationError, HeadraceError
 from headrace.log import get_logger
 
 KAFKA_VERSION = "4.3.1"
@@ -30,7 +30,7 @@ CHECKSUMS = MATERIAL / "jars.sha256"
 log = get_logger(__name__)
 
 
-class MissingProgramError(UsageError):
+class MissingProgramError(ConfigurationError):
     """Java or Maven is not there, or too old."""
 
 
@@ -42,6 +42,24 @@ def cache_folder() -> Path:
     """`$XDG_CACHE_HOME/headrace/kafka-VERSION`, by default under ~/.cache."""
     base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(base) / "headrace" / f"kafka-{KAFKA_VERSION}"
+
+
+def require_programs() -> None:
+    """Raise MissingProgramError that names everything Kafka still lacks here, so that one command installs it all."""
+    lacking: list[tuple[str, str]] = []
+    try:
+        find_java()
+    except MissingProgramError as error:
+        lacking.append((error.message, JAVA_PACKAGE))
+    if not cache_folder().is_dir():
+        try:
+            find_maven()
+        except MissingProgramError as error:
+            lacking.append((error.message, MAVEN_PACKAGE))
+    if lacking:
+        raise MissingProgramError(
+            "; ".join(message for message, _ in lacking), remedy=apt_remedy(*(package for _, package in lacking))
+        )
 
 
 def find_java() -> Path:
@@ -56,8 +74,9 @@ def find_java() -> Path:
     version = java_version(Path(found))
     if version < JAVA_MIN:
         raise MissingProgramError(
-            f"Apache Kafka needs Java {JAVA_MIN} or newer; {found} is version {version}",
-            remedy=apt_remedy(JAVA_PACKAGE) + " and point JAVA_HOME at it",
+            f"Apache Kafka needs Java {JAVA_MIN} or newer; {found} is version {version} "
+            "(JAVA_HOME says which one is taken)",
+            remedy=apt_remedy(JAVA_PACKAGE),
         )
     return Path(found)
 
@@ -80,10 +99,11 @@ def find_maven() -> Path:
     return Path(found)
 
 
-def apt_remedy(package: str) -> str:
-    """The command that installs a Debian package, for the user we are."""
+def apt_remedy(*packages: str) -> str:
+    """The command that installs Debian packages, for the user we are."""
     sudo = "" if os.geteuid() == 0 else "sudo "
-    return f"install it: `{sudo}apt-get install {package}` (Debian, Ubuntu)"
+    what = "it" if len(packages) == 1 else "them"
+    return f"install {what}: `{sudo}apt-get install {' '.join(packages)}` (Debian, Ubuntu)"
 
 
 def installed_jars() -> Path:

@@ -31,6 +31,7 @@ from headrace.runtime.process import (
     PartFailedError,
     engine_environment,
     launch_arguments,
+    no_room,
     write_secret,
 )
 
@@ -155,7 +156,7 @@ class PostgresEngine:
         # Sorting and upper() of text then depend on Postgres' version alone, not on the machine's C library.
         arguments += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
         try:
-            run_initdb([*arguments, *([] if self.durable else ["--no-sync"])], owner, self.name)
+            run_initdb([*arguments, *([] if self.durable else ["--no-sync"])], owner, self.name, self.folder)
         finally:
             handed_over.unlink()
 
@@ -226,7 +227,7 @@ def passable(path: Path) -> bool:
     return all(each.stat().st_mode & stat.S_IXOTH for each in (resolved, *resolved.parents) if each.exists())
 
 
-def run_initdb(arguments: list[str], owner: Owner | None, name: str) -> None:
+def run_initdb(arguments: list[str], owner: Owner | None, name: str, folder: Path) -> None:
     """Run initdb as the server's user; its own words in the error when it fails."""
     done = subprocess.run(
         launch_arguments((str(binaries() / "initdb"), *arguments), owner=owner, orphan_signal=signal.SIGKILL),
@@ -238,4 +239,4 @@ def run_initdb(arguments: list[str], owner: Owner | None, name: str) -> None:
         check=False,
     )
     if done.returncode != 0:
-        raise PartFailedError(f"initdb for {name} failed:\n{done.stdout}{done.stderr}")
+        raise PartFailedError(f"initdb for {name} failed:\n{done.stdout}{done.stderr}{no_room(folder)}")

@@ -22,6 +22,7 @@ GROUP_TIMEOUT_S = 5.0
 LOG_BYTES_MAX = 32 * 1024 * 1024  # per child; one older file of the same size is kept
 TAIL_BYTES = 16 * 1024
 TAIL_LINES = 15
+ROOM_BYTES_MIN = 16 * 1024 * 1024  # a segment of Postgres' log: with less, no engine gets far
 LAUNCHER = Path(__file__).with_name("launch.py")
 # What engines may see of our environment; services get theirs from `service_environment`.
 PASSED_ON = ("PATH", "HOME", "LANG", "TMPDIR", "JAVA_HOME", "XDG_CACHE_HOME")
@@ -73,9 +74,12 @@ class Process:
     def start(self) -> None:
         """Start the child; returns at once. Raises PartFailedError when it cannot be executed."""
         command = self.command
-        command.log_file.parent.mkdir(parents=True, exist_ok=True)
-        self.bound_log()
-        descriptor = os.open(command.log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            command.log_file.parent.mkdir(parents=True, exist_ok=True)
+            self.bound_log()
+            descriptor = os.open(command.log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise PartFailedError(f"{command.name} could not be started: no log can be written: {error}") from error
         try:
             self._child = subprocess.Popen(
                 launch_arguments(command.argv, owner=command.owner, orphan_signal=command.orphan_signal),
@@ -151,25 +155,43 @@ class Process:
             time.sleep(READY_POLL_S)
 
     def tail(self, lines: int = TAIL_LINES) -> str:
-        """The last lines of the log, each indented, for error messages."""
+        """The last lines of the log, each indented, for error messages. On a full volume, which may have kept the
+        child from saying so itself, they say that too."""
         try:
             with self.command.log_file.open("rb") as log:
                 log.seek(max(0, log.seek(0, os.SEEK_END) - TAIL_BYTES))
                 text = log.read().decode("utf-8", "replace")
         except OSError:
-            return f"    (no log at {self.command.log_file})"
+            return f"    (no log at {self.command.log_file}){no_room(self.command.log_file.parent)}"
         kept = "\n".join(f"    {line}" for line in text.splitlines()[-lines:])
-        return f"{kept}\n    (log: {self.command.log_file})"
+        return f"{kept}\n    (log: {self.command.log_file}){no_room(self.command.log_file.parent)}"
 
     def bound_log(self) -> None:
-        """Keep the log below LOG_BYTES_MAX. Lines written during the copy may be lost: intended, it is a log."""
+        """Keep the log below LOG_BYTES_MAX. Lines written during the copy may be lost: intended, it is a log.
+        So is the copy, on a full volume."""
         log = self.command.log_file
         try:
-            if log.stat().st_size > LOG_BYTES_MAX:
-                shutil.copyfile(log, log.with_name(log.name + ".1"))
-                os.truncate(log, 0)  # the child appends, so it goes on at the new end
+            if log.stat().st_size <= LOG_BYTES_MAX:
+                return
         except FileNotFoundError:
-            pass
+            return
+        older = log.with_name(log.name + ".1")
+        try:
+            shutil.copyfile(log, older)
+        except OSError:
+            older.unlink(missing_ok=True)
+        os.truncate(log, 0)  # the child appends, so it goes on at the new end
+
+
+def no_room(folder: Path) -> str:
+    """A line that says so, when the volume of `folder` is all but full; else nothing."""
+    try:
+        free = shutil.disk_usage(folder).free
+    except OSError:
+        return ""
+    if free >= ROOM_BYTES_MIN:
+        return ""
+    return f"\n    the disk is full: {free} bytes are free at {folder}; make room there"
 
 
 def group_lives(group: int) -> bool:

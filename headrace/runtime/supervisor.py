@@ -99,13 +99,14 @@ class Supervisor:
         child.restarts_in_a_row += 1
         child.restart_at = None
         child.process.clear_group()
-        child.process = Process(child.part.command())
+        process = Process(child.part.command())
         try:
-            child.process.start()
+            process.start()
         except PartFailedError as error:
             child.restart_at = time.monotonic() + BACKOFF_MAX_S
             log.error("part_not_restarted", part=child.part.name, error=str(error))
             return
+        child.process = process
         log.warning("part_restarted", part=child.part.name, pid=child.process.pid)
         self.on_restart(child.part.name)
 

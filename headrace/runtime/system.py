@@ -16,7 +16,9 @@ from typing import Any, Literal, TextIO
 
 from headrace import migrations, topics
 from headrace.errors import UsageError
+from headrace.log import get_logger
 from headrace.runtime import credentials as secrets_of
+from headrace.runtime import kafka_install
 from headrace.runtime.chdb_engine import ChdbEngine
 from headrace.runtime.checks import refuse_unfit
 from headrace.runtime.credentials import Credentials, NewCustomer
@@ -51,6 +53,8 @@ PORTS_FILE = "ports.json"
 CONFIG_FILE = "headrace.toml"
 LOCK_FILE = "lock"
 
+log = get_logger(__name__)
+
 Broker = Literal["kafka", "tansu"]
 Ports = Mapping[str, int]
 
@@ -75,7 +79,7 @@ class System:
         self._ports = ports
         self._ready_file: Path | None = None
         self.credentials = credentials
-        self.supervisor = Supervisor(on_restart=lambda _name: self._write_ready_file())
+        self.supervisor = Supervisor(on_restart=self._refresh_ready_file)
         self.control, *self.shards = self._postgres_engines()
         self.clickhouse = ChdbEngine(
             folder=plan.folder / "clickhouse", port=ports["clickhouse"], password=credentials.clickhouse_password
@@ -157,6 +161,13 @@ class System:
             write_secret(draft, json.dumps(self.ready(), indent=2) + "\n")
             draft.replace(self._ready_file)
 
+    def _refresh_ready_file(self, restarted: str) -> None:
+        """After a restart. A full disk must not take down what runs: the file is then old, and the log says so."""
+        try:
+            self._write_ready_file()
+        except OSError as error:
+            log.error("ready_file_not_written", file=str(self._ready_file), part=restarted, error=str(error))
+
     def _named_shards(self) -> Iterator[tuple[str, PostgresEngine]]:
         return zip(SHARDS, self.shards, strict=True)
 
@@ -217,11 +228,13 @@ class System:
 def running(plan: Plan) -> Iterator[System]:
     """Start the system of `plan`, hand it over when everything answers, stop all of it at the end.
 
-    Raises UsageError (too little memory or disk, folder in use, port in use), and PartFailedError with the last lines
-    of the part that failed.
+    Raises ConfigurationError (too little memory or disk, no Java), UsageError (folder in use, port in use), and
+    PartFailedError with the last lines of the part that failed.
     """
     folder = plan.folder.resolve()
     refuse_unfit(folder, plan.settings)
+    if plan.broker == "kafka":
+        kafka_install.require_programs()  # before anything is made
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     plan = replace(plan, folder=folder)
     with locked(folder):

@@ -306,6 +306,6 @@ def test_no_java_is_said_with_the_package_to_install(tmp_path: Path) -> None:
         env={"PATH": str(tmp_path), "HOME": str(tmp_path), "XDG_CACHE_HOME": str(Path.home() / ".cache")},
         check=False,
     )
-    assert refused.returncode == 2
+    assert refused.returncode == 78
     assert "openjdk-17-jre-headless" in refused.stderr
     assert "Traceback" not in refused.stderr

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from headrace.cli.doctor import command as doctor
-from headrace.errors import FatalError, UsageError
+from headrace.errors import ConfigurationError, FatalError, UsageError
 from headrace.runtime import checks, kafka_install
 from headrace.runtime.kafka_engine import has_broker, new_cluster_id
 from headrace.runtime.ports import DRAWN_FROM, LOOPBACK, accepts, free_ports, is_free, ports_from
@@ -67,9 +67,9 @@ def test_java_and_maven_that_are_missing_are_named_with_their_package(
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("JAVA_HOME", raising=False)
-    with pytest.raises(UsageError, match=r"no `java` here.*apt-get install openjdk-17-jre-headless"):
+    with pytest.raises(ConfigurationError, match=r"no `java` here.*apt-get install openjdk-17-jre-headless"):
         kafka_install.find_java()
-    with pytest.raises(UsageError, match=r"no `mvn` here.*apt-get install maven"):
+    with pytest.raises(ConfigurationError, match=r"no `mvn` here.*apt-get install maven"):
         kafka_install.find_maven()
 
 
@@ -79,7 +79,7 @@ def test_an_old_java_is_refused_with_its_version(monkeypatch: pytest.MonkeyPatch
     java.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     monkeypatch.delenv("JAVA_HOME", raising=False)
-    with pytest.raises(UsageError, match=r"needs Java 17 or newer; .*/java is version 8"):
+    with pytest.raises(ConfigurationError, match=r"needs Java 17 or newer; .*/java is version 8"):
         kafka_install.find_java()
 
 
@@ -170,8 +170,8 @@ def test_a_busy_port_and_a_small_disk_are_found(monkeypatch: pytest.MonkeyPatch,
     small = shutil.disk_usage(tmp_path)._replace(free=100 << 20)
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: small)
     check = checks.disk(tmp_path / "not" / "yet", Settings())
-    assert check.status == "failed" and "0.1 GiB" in check.evidence
-    with pytest.raises(UsageError, match=r"disk: 0\.1 GiB free at .* at least 0\.5 GiB are needed"):
+    assert check.status == "failed" and "100 MiB" in check.evidence
+    with pytest.raises(ConfigurationError, match=r"disk: 100 MiB .* free at .* at least 512 MiB .* are needed"):
         checks.refuse_unfit(tmp_path, Settings())
 
 
