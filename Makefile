@@ -40,8 +40,9 @@ system-packages: setup
 demo: setup-demo ## The whole system with a year of real orders; prints one URL (ARGS=--check compares every total)
 	@$(BIN)/headrace demo $(ARGS)
 
+# Tests wait for processes more than they compute: three at once keep two cores busy. A file's tests stay together.
 test: setup system-packages ## All tests, on real Kafka, Postgres, Valkey and ClickHouse's engine
-	@$(BIN)/python -m pytest -q $(ARGS)
+	@$(BIN)/python -m pytest -q -n 3 --dist loadfile $(ARGS)
 
 check: setup ## Lint, types, layers, contracts
 	@$(BIN)/ruff check .

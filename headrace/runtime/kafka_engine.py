@@ -79,7 +79,7 @@ class KafkaEngine:
         """Fetch the jars if need be, write the configuration, format the folder once."""
         kafka_install.find_java()  # before fetching anything
         kafka_install.installed_jars()
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self._scratch.mkdir(parents=True, exist_ok=True)
         logs = self.folder / "data"
         settings = PROPERTIES.format(host=LOOPBACK, port=self.port, controller_port=self.controller_port, logs=logs)
         self._properties.write_text(settings, encoding="utf-8")
@@ -126,12 +126,17 @@ class KafkaEngine:
             "-XX:TieredStopAtLevel=1",
             f"-Xmx{HEAP_MB}m",
             "-XX:+ExitOnOutOfMemoryError",
+            f"-Djava.io.tmpdir={self._scratch}",  # what its LZ4 unpacks would stay behind in /tmp
             f"-Dlog4j2.configurationFile={self._logging}",
             "-cp",
             f"{jars}/*",
             main_class,
             *arguments,
         )
+
+    @property
+    def _scratch(self) -> Path:
+        return self.folder / "tmp"
 
     @property
     def _properties(self) -> Path:

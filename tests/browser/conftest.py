@@ -28,7 +28,7 @@ WAIT_MS = 10_000
 Open = Callable[..., Page]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     """A whole system of our own. HEADRACE_BROWSER_TARGET names another by its ready file (of a fresh `headrace up`),
     or says `contract`: then the contract server, which starts in a second and is for developing the page.
@@ -44,7 +44,7 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
             yield filled(Target(system.folder / "ready.json", is_contract=False))
 
 
-@pytest.fixture(scope="session", params=["real", "contract"])
+@pytest.fixture(scope="package", params=["real", "contract"])
 def either(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     """The target, then the contract server: what is asked of one is asked of the other."""
     if request.param == "real":
@@ -54,7 +54,7 @@ def either(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         yield fake
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # no longer: while it lives, its event loop runs in the tests' thread
 def browser() -> Iterator[Browser]:
     expect.set_options(timeout=WAIT_MS)
     with sync_playwright() as playwright:
