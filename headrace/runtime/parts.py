@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import Protocol
 
-from headrace.runtime.process import Command, Process
+from headrace.runtime.process import Command, PartFailedError, Process, no_room
 
 
 class Part(Protocol):
@@ -39,7 +39,7 @@ def start(part: Part) -> Process:
 def start_all(parts: Sequence[Part]) -> list[Process]:
     """The same for several parts at once; all of them run or none. The first failure stops the others at once."""
     with ThreadPoolExecutor(max_workers=max(1, len(parts))) as threads:
-        list(threads.map(lambda part: part.prepare(), parts))
+        list(threads.map(prepare, parts))
         processes = [Process(part.command()) for part in parts]
         try:
             for process in processes:
@@ -52,6 +52,15 @@ def start_all(parts: Sequence[Part]) -> list[Process]:
             stop_all(processes)  # which also ends the threads that still wait for one of them
             raise
     return processes
+
+
+def prepare(part: Part) -> None:
+    """Make the part's folder ready. Raises PartFailedError that names the part and a full disk."""
+    try:
+        part.prepare()
+    except OSError as error:
+        full = no_room(part.command().log_file.parent)
+        raise PartFailedError(f"{part.name} could not make its folder ready: {error}{full}") from error
 
 
 def finish(part: Part, process: Process) -> None:
