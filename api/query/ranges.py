@@ -100,9 +100,20 @@ def previous_period(asked: TimeRange) -> TimeRange:
 
 
 def previous_year(asked: TimeRange) -> TimeRange:
-    """The same local dates and times one year earlier (29 February: the 28th)."""
+    """The same local dates and times one year earlier.
+
+    29 February is the 28th as a start; as an end, which is exclusive, it is 1 March: the 28th itself is in the
+    range. Never empty, whatever the clocks did then.
+    """
     local = asked.zone
-    return _checked(_year_before(asked.from_us, local), _year_before(asked.to_us, local), asked.tz)
+    start, end = _local(asked.from_us, local).date(), _local(asked.to_us, local).date()
+    from_us, to_us = _year_before(asked.from_us, local), _year_before(asked.to_us, local)
+    if _is_leap_day(end) and start != end:
+        to_us = _at_local_time(_months_before(end, 12) + timedelta(days=1), asked.to_us, local)
+    if to_us <= from_us:
+        # Both ends lie within one change of clocks, which that year had on another day.
+        to_us = from_us + asked.to_us - asked.from_us
+    return _checked(from_us, to_us, asked.tz)
 
 
 def auto_interval(asked: TimeRange) -> str:
@@ -245,10 +256,17 @@ def _checked(from_us: int, to_us: int, tz: str) -> TimeRange:
 
 
 def _year_before(us: int, local: ZoneInfo) -> int:
-    moment = _local(us, local)
-    day = _months_before(moment.date(), 12)
-    seconds = int(datetime.combine(day, moment.time(), tzinfo=local).timestamp())
+    return _at_local_time(_months_before(_local(us, local).date(), 12), us, local)
+
+
+def _at_local_time(day: date, us: int, local: ZoneInfo) -> int:
+    """The local day at the time of day that `us` has."""
+    seconds = int(datetime.combine(day, _local(us, local).time(), tzinfo=local).timestamp())
     return seconds * SECOND_US + us % SECOND_US
+
+
+def _is_leap_day(day: date) -> bool:
+    return (day.month, day.day) == (2, 29)
 
 
 def _next_month(day: date) -> date:

@@ -134,3 +134,29 @@ def test_the_previous_year_keeps_local_times() -> None:
 def test_rfc3339() -> None:
     assert ranges.rfc3339(us("2026-03-31T10:20:30.5+00:00")) == "2026-03-31T10:20:30.500000Z"
     assert datetime.fromisoformat(ranges.rfc3339(NOW)).astimezone(UTC).timestamp() * 1e6 == NOW
+
+
+@pytest.mark.parametrize(
+    ("from_", "to", "expected"),
+    [
+        ("2024-02-01", "2024-02-29", ("2023-02-01", "2023-03-01")),
+        ("2024-02-28", "2024-02-29", ("2023-02-28", "2023-03-01")),
+        ("2024-02-29", "2024-03-01", ("2023-02-28", "2023-03-01")),
+        ("2024-02-01", "2024-03-01", ("2023-02-01", "2023-03-01")),
+        ("2025-02-01", "2025-03-01", ("2024-02-01", "2024-03-01")),
+        ("2025-02-01", "2025-02-28", ("2024-02-01", "2024-02-28")),
+        ("2024-02-29T10:00", "2024-02-29T12:00", ("2023-02-28T10:00", "2023-02-28T12:00")),
+        ("2024-02-28T10:00", "2024-02-29T09:00", ("2023-02-28T10:00", "2023-03-01T09:00")),
+    ],
+)
+def test_the_year_before_a_leap_day_loses_no_day(from_: str, to: str, expected: tuple[str, str]) -> None:
+    for tz in ("UTC", "America/New_York"):
+        before = ranges.previous_year(ranges.resolve(from_, to, tz, NOW))
+        assert before == ranges.resolve(*expected, tz, NOW), tz
+
+
+def test_no_range_of_the_year_before_is_empty() -> None:
+    # 1:30 to 1:10 of the hour that comes twice, which came on another day the year before.
+    asked = TimeRange(us("2024-11-03T01:30-04:00"), us("2024-11-03T01:10-05:00"), "America/New_York")
+    before = ranges.previous_year(asked)
+    assert before.to_us - before.from_us == asked.to_us - asked.from_us
