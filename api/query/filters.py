@@ -17,6 +17,10 @@ LEAVES_MAX: Final = 100
 VALUES_MAX: Final = 1000
 VALUE_CHARS_MAX: Final = 1000
 PATTERN_CHARS_MAX: Final = 200
+ALL_VALUES_MAX: Final = 5_000
+"""Values of all conditions together: the statement that they make stays within what ClickHouse parses."""
+PATTERN_COST: Final = 10
+"""A pattern counts as so many values: each is a term of its own, with the dimension's expression written out."""
 
 TEXT_OPERATORS: Final = ("is", "is_not", "contains", "not_contains", "matches")
 NUMBER_OPERATORS: Final = ("gt", "gte", "lt", "lte")
@@ -55,8 +59,7 @@ Filter = Leaf | Branch
 
 def parse(node: object) -> Filter:
     """The tree of a request. Raises FilterError."""
-    budget = [LEAVES_MAX]
-    return _parse(node, (), 1, budget)
+    return _parse(node, (), 1, _Budget(LEAVES_MAX, ALL_VALUES_MAX))
 
 
 def leaves(tree: Filter | None) -> Iterator[Leaf]:
@@ -79,7 +82,15 @@ def written(tree: Filter) -> list[Any]:
     return [tree.combiner, [written(item) for item in tree.items]]
 
 
-def _parse(node: object, at: tuple[Any, ...], depth: int, budget: list[int]) -> Filter:
+@dataclass(slots=True)
+class _Budget:
+    """What the rest of a tree may still hold."""
+
+    leaves: int
+    values: int
+
+
+def _parse(node: object, at: tuple[Any, ...], depth: int, budget: _Budget) -> Filter:
     if depth > DEPTH_MAX:
         raise FilterError(f"filters nest at most {DEPTH_MAX} deep", at)
     if not isinstance(node, list) or not node or not isinstance(node[0], str):
@@ -90,13 +101,20 @@ def _parse(node: object, at: tuple[Any, ...], depth: int, budget: list[int]) -> 
     if head not in OPERATORS:
         known = (*OPERATORS, *COMBINERS)
         raise FilterError(f"unknown operator {head[:80]!r}{did_you_mean(head, known)}", (*at, 0))
-    budget[0] -= 1
-    if budget[0] < 0:
+    budget.leaves -= 1
+    if budget.leaves < 0:
         raise FilterError(f"a query has at most {LEAVES_MAX} conditions", at)
-    return _parse_leaf(node, at)
+    leaf = _parse_leaf(node, at)
+    budget.values -= len(leaf.values) * (PATTERN_COST if leaf.operator == "matches" else 1)
+    if budget.values < 0:
+        raise FilterError(
+            f"a query's filters have at most {ALL_VALUES_MAX} values together, a pattern counted as {PATTERN_COST}",
+            at,
+        )
+    return leaf
 
 
-def _parse_branch(node: list[Any], at: tuple[Any, ...], depth: int, budget: list[int]) -> Branch:
+def _parse_branch(node: list[Any], at: tuple[Any, ...], depth: int, budget: _Budget) -> Branch:
     head = node[0]
     if len(node) != 2:
         raise FilterError(f'"{head}" takes one further element', at)

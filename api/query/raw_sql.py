@@ -247,9 +247,9 @@ def _leaf(leaf: Leaf, bound: Parameters) -> str:
         case "is_not":
             return f"{place} NOT IN ({', '.join(values)})"
         case "contains":
-            return "(" + " OR ".join(f"position({place}, {value}) > 0" for value in values) + ")"
+            return f"arrayExists(v -> position({place}, v) > 0, [{', '.join(values)}])"
         case "not_contains":
-            return "(" + " AND ".join(f"position({place}, {value}) = 0" for value in values) + ")"
+            return f"NOT arrayExists(v -> position({place}, v) > 0, [{', '.join(values)}])"
         case "matches":
             return "(" + " OR ".join(f"match({place}, {value})" for value in values) + ")"
         case other:
