@@ -32,6 +32,7 @@ LOOK_BACK_DAYS: Final = (1, 8, 64, 512)
 _TOO_EXPENSIVE: Final = {158, 159, 160, 241, 307, 396}
 """TOO_MANY_ROWS, TIMEOUT_EXCEEDED, TOO_SLOW, MEMORY_LIMIT_EXCEEDED, TOO_MANY_BYTES, TOO_MANY_ROWS_OR_BYTES."""
 _BAD_PATTERN: Final = 427
+_SYNTAX: Final = 62
 
 log = get_logger(__name__)
 
@@ -190,6 +191,8 @@ def _problem(error: DatabaseError) -> ProblemError:
     code = _code(text)
     if code in _TOO_EXPENSIVE:
         return ProblemError("query-too-expensive", "the query reached a limit; ask for a shorter range or fewer cuts")
+    if code == _SYNTAX and "Max query size" in text:
+        return ProblemError("query-too-large", "the query's filters and dimensions make too long a statement")
     if code == _BAD_PATTERN:
         return ProblemError("invalid-query", "a pattern of `matches` is not a valid RE2 expression")
     log.error("clickhouse_refused", code=code, error=text[:500])

@@ -107,10 +107,8 @@ def _parse(node: object, at: tuple[Any, ...], depth: int, budget: _Budget) -> Fi
     leaf = _parse_leaf(node, at)
     budget.values -= len(leaf.values) * (PATTERN_COST if leaf.operator == "matches" else 1)
     if budget.values < 0:
-        raise FilterError(
-            f"a query's filters have at most {ALL_VALUES_MAX} values together, a pattern counted as {PATTERN_COST}",
-            at,
-        )
+        bound = f"{ALL_VALUES_MAX} values together, a pattern counted as {PATTERN_COST}"
+        raise FilterError(f"a query's filters have at most {bound}", at)
     return leaf
 
 
