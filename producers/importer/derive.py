@@ -1,13 +1,13 @@
 """What a field's `as` derives from a column's text: pure, a column at a time, null for nothing."""
 
 from collections.abc import Callable
-from urllib.parse import parse_qs, urlsplit
 
 import polars as pl
 import pyarrow as pa
 import xxhash
 
 from producers.importer.mapping import FieldAs
+from producers.page_address import NO_ADDRESS, page_address
 from producers.user_agent import parse_user_agent
 from schemas.event import bound_dimension
 
@@ -38,37 +38,17 @@ def _each(text: pa.Array, derivation: Derivation) -> pa.Array:
 
 
 def _url_path(url: str) -> str | None:
-    try:
-        return urlsplit(url).path or "/"
-    except ValueError:
-        return None
-
-
-def _url_domain(url: str) -> str | None:
-    try:
-        return urlsplit(url).hostname
-    except ValueError:
-        return None
-
-
-def _query(name: str) -> Derivation:
-    def parameter(url: str) -> str | None:
-        try:
-            values = parse_qs(urlsplit(url).query, max_num_fields=200).get(name)
-        except ValueError:
-            return None
-        return values[0] if values else None
-
-    return parameter
+    address = page_address(url)
+    return None if address is NO_ADDRESS else address.path or "/"
 
 
 _DERIVATIONS: dict[FieldAs, Derivation] = {
     "hash": lambda value: xxhash.xxh128_hexdigest(value.encode()),
     "url_path": _url_path,
-    "url_domain": _url_domain,
-    "utm_source": _query("utm_source"),
-    "utm_medium": _query("utm_medium"),
-    "utm_campaign": _query("utm_campaign"),
+    "url_domain": lambda value: page_address(value).host,
+    "utm_source": lambda value: page_address(value).utm_source,
+    "utm_medium": lambda value: page_address(value).utm_medium,
+    "utm_campaign": lambda value: page_address(value).utm_campaign,
     "browser": lambda value: parse_user_agent(value).browser,
     "os": lambda value: parse_user_agent(value).os,
     "device": lambda value: parse_user_agent(value).device,

@@ -71,7 +71,7 @@ class Importer:
         Raises UsageError (see FileImports.begin and Format.read), UnavailableError when Kafka or the control
         database goes away: the same call goes on from the recorded position.
         """
-        started = self._imports.begin(plan.customer_id, plan.file_sha256, plan.mapping.sha256, path.name, again=again)
+        started = self._imports.begin(plan.customer_id, plan.file_sha256, plan.reading, path.name, again=again)
         events, next_row, reasons = 0, started.next_row, dict[str, int]()
         with CountingFile(path) as file:
 

@@ -37,13 +37,11 @@ class FileImports:
         self._connection = connection
         self._lock_wait_s = lock_wait_s
 
-    def begin(
-        self, customer_id: int, file_sha256: str, mapping_sha256: str, file_name: str, *, again: bool
-    ) -> Started:
-        """Start, or take up again, the import of a file.
+    def begin(self, customer_id: int, file_sha256: str, reading: str, file_name: str, *, again: bool) -> Started:
+        """Start, or take up again, the import of a file, read as `reading` says (`Plan.reading`).
 
         Raises UsageError when it is complete and `again` is not set, when another importer is at it, and when an
-        unfinished import used another mapping.
+        unfinished import used another mapping or shift.
         """
         self._lock(f"headrace file import {customer_id} {file_sha256}", file_name, customer_id)
         row = self._connection.execute(
@@ -54,10 +52,10 @@ class FileImports:
             (customer_id, file_sha256),
         ).fetchone()
         if row is not None and row[4] == "running":
-            if row[5] != mapping_sha256:
+            if row[5] != reading:
                 raise UsageError(
-                    f"an unfinished import of {file_name} used another mapping",
-                    remedy="finish it with that mapping, so that no row is read in two ways",
+                    f"an unfinished import of {file_name} used another mapping or another --shift-days",
+                    remedy="finish it with the same ones, so that no row is read in two ways",
                 )
             return Started(int(row[0]), int(row[1]), max(int(row[2]), FIRST_ROW), int(row[3]))
         if row is not None and not again:
@@ -71,7 +69,7 @@ class FileImports:
             INSERT INTO file_imports (customer_id, file_hash, mapping_hash, run, file_name, next_row)
             VALUES (%s, %s, %s, %s, %s, %s) RETURNING import_id
             """,
-            customer_id, file_sha256, mapping_sha256, run, file_name, FIRST_ROW,
+            customer_id, file_sha256, reading, run, file_name, FIRST_ROW,
         )  # fmt: skip
         return Started(int(made[0]), run, FIRST_ROW, 0)
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from producers.importer.derive import bound, derive
-from producers.importer.mapping import EventRule, Mapping, NameRule
+from producers.importer.mapping import EventRule, FieldRule, Mapping, NameRule
 from producers.importer.numbers import product_e6
 from producers.importer.properties import encode_properties
 from producers.importer.rows import Refused, Rows
@@ -42,6 +42,12 @@ class Plan:
     file_sha256: str
     shift_days: int = 0
     event_bytes_max: int = 256 * 1024
+
+    @property
+    def reading(self) -> str:
+        """What decides which events the file's rows become; an import that is taken up again must have the same."""
+        shifted = f" shifted by {self.shift_days} days" if self.shift_days else ""
+        return self.mapping.sha256 + shifted
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,14 +151,25 @@ def _raw_from(rows: Rows, start: int, row: int) -> bytes:
 
 def _fields(rows: Rows, mapping: Mapping) -> dict[str, pa.Array]:
     out = {}
-    for field, rule in mapping.field_rules().items():
+    rules = mapping.field_rules()
+    for field, rule in rules.items():
         if rule.constant is not None:
             out[field] = pa.repeat(pa.scalar(rule.constant), len(rows.numbers))
             continue
         assert rule.column is not None, "checked when the mapping was parsed"
         derived = derive(rows.text[rule.column], rule.as_)
+        if field == "referrer_domain" and rule.as_ == "url_domain":
+            derived = _of_others(derived, rows, rules.get("path"), rule.column)
         out[field] = bound(derived) if field in DIMENSIONS else _without_nul(derived)
     return out
+
+
+def _of_others(referrers: pa.Array, rows: Rows, path: FieldRule | None, column: str) -> pa.Array:
+    """The hosts without those that are the row's own page's, which the gateway leaves out as well."""
+    if path is None or path.column is None or path.as_ != "url_path" or path.column == column:
+        return referrers
+    own = pc.equal(referrers, derive(rows.text[path.column], "url_domain"))
+    return pc.if_else(pc.fill_null(own, False), pa.scalar(None, pa.string()), referrers)
 
 
 def _value(rows: Rows, mapping: Mapping) -> tuple[pa.Array, list[tuple[int, str]]]:

@@ -202,10 +202,10 @@ def test_two_importers_never_work_on_one_file(settings: Settings, customer_id: i
     path = write_rows(tmp_path / "some.csv", 10)
     plan = plan_for(path, customer_id)
     with connect_control(settings) as first, connect_control(settings) as second:
-        FileImports(first).begin(customer_id, plan.file_sha256, plan.mapping.sha256, path.name, again=False)
+        FileImports(first).begin(customer_id, plan.file_sha256, plan.reading, path.name, again=False)
         with pytest.raises(UsageError, match="right now"):
             FileImports(second, lock_wait_s=0.2).begin(
-                customer_id, plan.file_sha256, plan.mapping.sha256, path.name, again=False
+                customer_id, plan.file_sha256, plan.reading, path.name, again=False
             )
 
 
@@ -224,6 +224,8 @@ def test_an_interrupted_import_goes_on_where_kafka_had_it(
     other_rules = plan_for(path, customer_id, MAPPING + "# changed\n")
     with pytest.raises(UsageError, match="another mapping"):
         run(settings, path, other_rules)
+    with pytest.raises(UsageError, match="another --shift-days"):
+        run(settings, path, dataclasses.replace(plan, shift_days=300))
     done = run(settings, path, plan)
     assert done.resumed_at_row is not None and done.resumed_at_row > 50_000
     ids = Counter(events_of(settings)["message_id"].to_list())

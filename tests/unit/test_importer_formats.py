@@ -131,6 +131,13 @@ def test_ndjson_bounds_depth_and_replaces_nul() -> None:
     assert column(pieces, "a") == ["x\ufffdy"]
 
 
+def test_ndjson_refuses_deep_nesting_that_holds_a_nul() -> None:
+    deep = b'{"a":' + b"[" * 700 + b'"\\u0000"' + b"]" * 700 + b"}\n"
+    pieces = read(NDJSON(), deep + b'{"a":"good"}\n', "a")
+    assert refused(pieces) == [(1, "too_deep")]
+    assert column(pieces, "a") == ["good"]
+
+
 def test_lines_longer_than_the_bound_are_refused_and_not_held(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rows_module, "LINE_BYTES_MAX", 100)
     for size in (16, 64, 300, 5000):

@@ -118,6 +118,24 @@ def test_equal_rows_are_two_events_and_their_ids_do_not_depend_on_pieces() -> No
     assert rest.events.column("message_id").to_pylist() == whole.events.column("message_id").to_pylist()[5:]
 
 
+def test_a_referrer_is_another_site_and_has_no_www() -> None:
+    text = BASE.replace('{ column = "url", as = "url_domain" }', '{ column = "who", as = "url_domain" }')
+    text = text.replace('user_id = { column = "who", as = "whole_number" }\n', "")
+    page = "https://www.shop.example/p"
+    referrers = ["https://www.search.example/?q=x", "https://shop.example/basket", "https://[broken", ""]
+    done = mapped("".join(f"2024-01-01 00:00:00,new,{each},,{page},1,1,yes\n" for each in referrers), text)
+    assert done.events["referrer_domain"].to_pylist() == ["search.example", None, None, None]
+    assert done.events["path"].to_pylist() == ["/p"] * 4
+
+
+def test_what_an_import_reads_is_told_by_mapping_and_shift() -> None:
+    rules = mapping.parse(BASE.encode(), "test.toml")
+    other = mapping.parse(BASE.encode() + b"# changed\n", "test.toml")
+    plans = [Plan(7, rules, HASH), Plan(7, rules, HASH, 300), Plan(7, rules, HASH, -300), Plan(7, other, HASH)]
+    assert len({plan.reading for plan in plans}) == 4
+    assert Plan(8, rules, HASH).reading == rules.sha256
+
+
 def test_long_and_unclean_dimensions_are_bounded() -> None:
     done = mapped('2024-01-01T00:00:00Z,new,1,"' + "é" * 300 + '\u001f",,1,1,\n')
     (country,) = done.events.column("country").to_pylist()

@@ -44,12 +44,12 @@ def _rows(block: Lines, wanted: Wanted, decoder: Any, encoder: Any) -> Rows:
         if not isinstance(value, dict):
             refused.append(Refused(number, line, "not_an_object"))
             continue
-        if b"\\u0000" in line:
-            value = _without_nul(value)
         fault = _fault(value, line)
         if fault:
             refused.append(Refused(number, line, fault))
             continue
+        if b"\\u0000" in line:  # recursive, so only on what the depth check let through
+            value = _without_nul(value)
         numbers.append(number)
         objects.append(value)
         lines.append(line)
