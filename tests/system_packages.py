@@ -9,7 +9,7 @@ import subprocess
 import sys
 
 NEEDED = {
-    "java": "openjdk-17-jre-headless",
+    "java": "default-jre-headless",
     "mvn": "maven",
     "chromium": "chromium",
     "haproxy": "haproxy",

@@ -19,7 +19,7 @@ from headrace.log import get_logger
 
 KAFKA_VERSION = "4.3.1"
 JAVA_MIN = 17
-JAVA_PACKAGE = "openjdk-17-jre-headless"
+JAVA_PACKAGE = "default-jre-headless"  # 17 on Debian 12, 21 on Debian 13 and Ubuntu 24.04
 MAVEN_PACKAGE = "maven"
 MAVEN_PLUGIN = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1"
 MAVEN_TIMEOUT_S = 600
@@ -103,7 +103,7 @@ def apt_remedy(*packages: str) -> str:
     """The command that installs Debian packages, for the user we are."""
     sudo = "" if os.geteuid() == 0 else "sudo "
     what = "it" if len(packages) == 1 else "them"
-    return f"install {what}: `{sudo}apt-get install {' '.join(packages)}` (Debian, Ubuntu)"
+    return f"install {what}: `{sudo}apt-get install {' '.join(packages)}` (Debian 12, Ubuntu 24.04 or newer)"
 
 
 def installed_jars() -> Path:

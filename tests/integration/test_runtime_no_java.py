@@ -9,7 +9,7 @@ import pytest
 
 from headrace.runtime.kafka_install import KAFKA_VERSION
 
-JRE, MAVEN = "openjdk-17-jre-headless", "maven"
+JRE, MAVEN = "default-jre-headless", "maven"
 
 
 @pytest.fixture
