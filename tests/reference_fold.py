@@ -8,6 +8,7 @@ buckets) and encoded by the simplest code that follows the byte layout.
 import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import xxhash
@@ -196,6 +197,7 @@ def _closing_order(key: Key) -> tuple[int, int, int, int, bytes]:
     return key.generation, key.customer_id, key.rollup, key.window_start, key.dims.encode()
 
 
+@lru_cache(maxsize=100_000)
 def bucket_of(value: int) -> int:
     """The histogram bucket of a value: the smallest i with |value| <= (51/49)**i, to its side of 2048."""
     if value == 0:

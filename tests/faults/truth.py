@@ -5,7 +5,7 @@ from typing import Any
 
 import psycopg
 
-from headrace import kafka
+from headrace import clickhouse, kafka
 from headrace.settings import Settings
 from schemas.codec import decode_events
 from schemas.topics import Topics
@@ -16,15 +16,17 @@ BATCH = 10_000
 IDLE_POLLS_MAX = 30
 
 Stored = tuple[int, bytes, int, int, bytes, bool]
+Log = dict[int, list[tuple[int, int, bytes]]]
+"""Partition → (offset, receive time in µs, value), in order."""
 
 
-def read_log(settings: Settings) -> dict[int, list[tuple[int, int, bytes]]]:
-    """Every record of `events`: partition → (offset, receive time in µs, value), in order."""
+def read_log(settings: Settings) -> Log:
+    """Every record of `events`."""
     topic = Topics(settings.topic_prefix).events
     ends = kafka.watermarks(settings, topic, list(range(settings.events_partitions)))
     consumer = kafka.consumer(settings, "truth")
     consumer.assign([kafka.TopicPartition(topic, p, low) for p, (low, high) in ends.items() if high > low])
-    log: dict[int, list[tuple[int, int, bytes]]] = defaultdict(list)
+    log: Log = defaultdict(list)
     missing, idle = sum(high - low for low, high in ends.values()), 0
     while missing:
         messages = consumer.consume(BATCH, POLL_S)
@@ -38,7 +40,7 @@ def read_log(settings: Settings) -> dict[int, list[tuple[int, int, bytes]]]:
     return log
 
 
-def fold_log(log: dict[int, list[tuple[int, int, bytes]]], rules: ReferenceRules) -> dict[int, ReferenceFold]:
+def fold_log(log: Log, rules: ReferenceRules) -> dict[int, ReferenceFold]:
     """The reference fold of each partition."""
     folds = {}
     for partition, records in log.items():
@@ -50,7 +52,7 @@ def fold_log(log: dict[int, list[tuple[int, int, bytes]]], rules: ReferenceRules
     return folds
 
 
-def message_ids(log: dict[int, list[tuple[int, int, bytes]]]) -> list[tuple[int, str]]:
+def message_ids(log: Log) -> list[tuple[int, str]]:
     """(customer, message id) of every record, repeats included."""
     out = []
     for records in log.values():
@@ -81,6 +83,50 @@ def cursors(dsn: str) -> dict[int, int]:
             "SELECT partition, min(applied_to) FROM range_cursor GROUP BY partition"
         ).fetchall()
     return dict(rows)
+
+
+def reaches_end(positions: dict[int, int], log: Log) -> bool:
+    """Whether positions by partition stand at the end of the log, or past it."""
+    return all(positions.get(partition, 0) > records[-1][0] for partition, records in log.items())
+
+
+def clickhouse_rows(url: str) -> dict[tuple[Key, int], Stored]:
+    """Every rollup row of ClickHouse, as `stored_rows`."""
+    rows = _ask_clickhouse(
+        url,
+        """
+        SELECT customer_id, rollup, grain, window_start, dims, generation, part,
+               events, hex(users), value_e6, value_count, hex(value_hist), open
+        FROM rollup_rows FINAL""",
+    )
+    stored = {
+        (Key(*row[:6]), row[6]): (row[7], bytes.fromhex(row[8]), row[9], row[10], bytes.fromhex(row[11]), row[12])
+        for row in rows
+    }
+    assert len(stored) == len(rows), "FINAL gives a key twice"
+    return stored
+
+
+def clickhouse_events(url: str) -> list[tuple[int, int]]:
+    """(partition, offset) of every raw event of ClickHouse."""
+    return _ask_clickhouse(url, "SELECT log_partition, log_offset FROM events FINAL")
+
+
+def clickhouse_caught_up(url: str, log: Log) -> bool:
+    """Whether ClickHouse's cursors, of events and of rollup rows, stand at the end of the log."""
+    rows = _ask_clickhouse(url, "SELECT sink, log_partition, next_offset FROM sink_cursor FINAL")
+    return all(
+        reaches_end({partition: at for name, partition, at in rows if name == sink}, log)
+        for sink in ("events", "rollups")
+    )
+
+
+def _ask_clickhouse(url: str, query: str) -> list[Any]:
+    client = clickhouse.connect(Settings(clickhouse=url))
+    try:
+        return list(client.query(query).result_rows)
+    finally:
+        client.close()
 
 
 def assert_equal(expected: dict[int, ReferenceFold], stored: dict[tuple[Key, int], Stored]) -> None:
