@@ -110,6 +110,7 @@ class _Show:
             click.echo(f"dashboard    {link}")
             click.echo(f"admin token  {system.credentials.admin_token}")
         done = shop.load(place.settings, place.shop.customer_id, shop.shift_days(clock), clock)
+        _say('orders: UCI "Online Retail" by Daqing Chen, CC BY 4.0, times moved by whole days')
         _say(f"{done.events:,} order lines loaded; live traffic flows; Ctrl-C stops everything and keeps nothing")
         traffic.trickle(place.ingest_url, [place.shop, *place.live], self._seed, clock, stopping.is_set)
 

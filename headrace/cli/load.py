@@ -1,6 +1,7 @@
 """`headrace load`: a reproducible stream of events at a given pace."""
 
 import json
+import random
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -15,6 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from headrace import log
 from headrace.clock import SystemClock
 from headrace.errors import UsageError
+from headrace.runtime import credentials
 from headrace.settings import Settings
 from producers.bulk import BulkPublisher
 from producers.generator.drive import drive, schedule
@@ -49,12 +51,17 @@ class Duration(click.ParamType):
 @click.option(
     "--shape", type=click.Choice(SHAPES), default="steady", show_default=True, help="diurnal: a day's curve."
 )
-@click.option("--seed", type=int, default=1, show_default=True, help="The same seed makes the same events.")
+@click.option(
+    "--seed",
+    type=int,
+    help="The same seed makes the same events, and they count once (24 h); default: a new one, printed.",
+)
 @click.option("--target", type=click.Choice(("http", "kafka")), default="http", show_default=True)
 @click.option(
     "--ready-file",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="http: where `headrace up --ready-file` wrote addresses and write keys.",
+    help="http: where `headrace up --ready-file` wrote addresses and write keys; default: the data folder of the "
+    "`up` whose HEADRACE_CONFIG is set.",
 )
 @click.option(
     "--customers", type=click.IntRange(1, 100_000), default=200, show_default=True, help="kafka: customers 1 to this."
@@ -64,7 +71,7 @@ def command(
     rate: float,
     duration_s: float,
     shape: Shape,
-    seed: int,
+    seed: int | None,
     target: str,
     ready_file: Path | None,
     customers: int,
@@ -80,11 +87,12 @@ def command(
     clock, pace = SystemClock(), Pace(shape, rate, duration_s)
     receiver: Target
     if target == "http":
-        url, keys = _gateway(ready_file)
+        url, keys = gateway(settings, ready_file)
         receiver, customer_ids = HTTPTarget(url, keys), sorted(keys)
     else:
         receiver, customer_ids = KafkaTarget(BulkPublisher(settings)), list(range(1, customers + 1))
-    workload = Workload(seed, schedule(pace, clock.now_us()), customer_ids)
+    number = random.SystemRandom().randrange(2**31) if seed is None else seed
+    workload = Workload(number, schedule(pace, clock.now_us()), customer_ids)
     try:
         with _progress_bar(pace) as on_progress:
             done = drive(workload, pace, receiver, clock, on_progress=on_progress)
@@ -94,14 +102,14 @@ def command(
     answer = {
         "sent": done.sent, "duplicates": done.duplicates, "acknowledged": tally.acknowledged,
         "rejected": tally.rejected, "retries": tally.retries, "seconds": round(done.seconds, 3),
-        "rate": round(done.sent / done.seconds, 1), "behind_s_max": round(done.behind_s_max, 3), "seed": seed,
+        "rate": round(done.sent / done.seconds, 1), "behind_s_max": round(done.behind_s_max, 3), "seed": number,
     }  # fmt: skip
     if as_json:
         click.echo(json.dumps(answer))
         return
     click.echo(
         f"{done.sent:,} events in {done.seconds:.1f} s ({answer['rate']:,} a second), {tally.acknowledged:,} "
-        f"acknowledged; {done.duplicates:,} repeat an earlier one"
+        f"acknowledged; {done.duplicates:,} repeat an earlier one; seed {number}"
     )
     for reason, count in sorted(tally.rejected.items()):
         click.echo(f"  {count:,} rejected: {reason}", err=True)
@@ -109,18 +117,32 @@ def command(
         click.echo(f"the target fell up to {done.behind_s_max:.1f} s behind the pace", err=True)
 
 
-def _gateway(ready_file: Path | None) -> tuple[str, Mapping[int, str]]:
-    """Address and write keys from a ready file. Raises UsageError."""
+def gateway(settings: Settings, ready_file: Path | None) -> tuple[str, Mapping[int, str]]:
+    """Address and write keys: from a ready file, else from the data folder that the settings name.
+
+    Raises UsageError, ConfigurationError for a damaged credentials file.
+    """
     if ready_file is None:
-        raise UsageError(
-            "--target http needs write keys",
-            remedy="give --ready-file FILE, as `headrace up --ready-file FILE` wrote it (secrets are never flags)",
-        )
+        return _gateway_of_up(settings)
     try:
         ready = json.loads(ready_file.read_text(encoding="utf-8"))
         return ready["ingest_url"], {c["customer_id"]: c["write_key"] for c in ready["customers"]}
     except (ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{ready_file} is no ready file of `headrace up`: {error!r}") from error
+
+
+def _gateway_of_up(settings: Settings) -> tuple[str, Mapping[int, str]]:
+    folder = Path(settings.data_dir)
+    if not settings.data_dir or not (folder / credentials.FILE_NAME).exists():
+        raise UsageError(
+            "--target http needs write keys",
+            remedy="set HEADRACE_CONFIG as `headrace up` prints it, or give --ready-file FILE, as "
+            "`headrace up --ready-file FILE` wrote it (secrets are never flags)",
+        )
+    keys = {each.customer_id: each.write_key for each in credentials.load_or_make(folder).customers}
+    if not keys:
+        raise UsageError(f"{folder} has no customers yet", remedy="wait until `headrace up` says that all answers")
+    return f"http://{settings.ingest_host}:{settings.ingest_port}", keys
 
 
 @contextmanager

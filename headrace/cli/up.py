@@ -1,6 +1,7 @@
 """`headrace up`: the whole system on this machine, in the foreground, with its data kept."""
 
 import json
+import shlex
 import signal
 import threading
 import urllib.request
@@ -11,6 +12,7 @@ import rich_click as click
 
 from headrace import log
 from headrace.errors import HeadraceError
+from headrace.runtime.credentials import FILE_NAME
 from headrace.runtime.system import CONFIG_FILE, Plan, System, running
 from headrace.settings import Settings
 
@@ -79,8 +81,9 @@ def announce(system: System, data: Path, *, as_json: bool) -> None:
     click.echo(f"dashboard  {link}")
     click.echo(f"ingest     {system.ingest_url}")
     click.echo(f"api        {system.api_url}")
-    click.echo(f"keys and tokens are in {data / 'credentials.json'}; Ctrl-C stops everything", err=True)
-    click.echo(f"other commands find it by: export HEADRACE_CONFIG={data.resolve() / CONFIG_FILE}", err=True)
+    click.echo(f"write keys {data.resolve() / FILE_NAME} (`write_key` of each customer; tokens too)")
+    click.echo("other commands find all this, and the keys, by the next line; Ctrl-C here stops everything", err=True)
+    click.echo(f"export HEADRACE_CONFIG={shlex.quote(str(data.resolve() / CONFIG_FILE))}")
 
 
 def sign_in_fragment(system: System) -> str:
