@@ -85,6 +85,23 @@ def test_everything_is_bounded_pinned_and_gated(file: dict[str, Any]) -> None:
     )
 
 
+def test_every_volume_of_our_services_is_a_folder_of_the_image_that_they_may_write(file: dict[str, Any]) -> None:
+    """Docker gives a new volume the owner of the folder it is mounted on, and root's where the image has none."""
+    lines = (compose.ROOT / "deploy/Dockerfile").read_text(encoding="utf-8").replace("\\\n", " ")
+    image = lines.rpartition("\nFROM ")[2]
+    made = re.findall(r"install -d -o headrace -g headrace -m 0700 (\S+)", image.partition("\nUSER headrace")[0])
+    mounted = set()
+    for name in sorted(OURS | {"setup", "cli"}):
+        for volume in file["services"][name].get("volumes", []):
+            source, target, *_ = volume.split(":")
+            assert source in file["volumes"], f"{name} mounts {source} of the host"
+            mounted.add(target)
+    assert mounted == set(made)
+    for target in sorted(mounted):
+        key_file = file["services"]["setup"]["environment"]["HEADRACE_SIGNING_KEY_FILE"]
+        assert key_file.startswith(f"{target}/"), target
+
+
 def test_make_env_gives_every_variable_a_secret_of_its_own() -> None:
     script = compose.ROOT / "deploy/make-env"
     lines = subprocess.run([script], capture_output=True, text=True, check=True, timeout=10).stdout.splitlines()

@@ -1,5 +1,6 @@
 """The wheel, installed into an empty environment outside the checkout, runs the demo and finds every total equal."""
 
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -33,6 +34,14 @@ def test_it_holds_everything_that_runs_and_nothing_else(wheel: Path) -> None:
         ["git", "ls-files", *PACKAGES], cwd=ROOT, capture_output=True, text=True, check=True, timeout=20
     ).stdout.splitlines()
     assert set(tracked) - set(names) == set()
+
+
+def test_bundled_data_is_what_its_attribution_names(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as files:
+        told = files.read("producers/data/ATTRIBUTION.md").decode()
+        content = files.read("producers/data/online_retail.csv.gz")
+    assert "Creative Commons Attribution 4.0" in told and "Daqing Chen" in told
+    assert f"SHA-256: {hashlib.sha256(content).hexdigest()}" in told
 
 
 def test_no_other_distribution_provides_our_top_level_names() -> None:
