@@ -92,6 +92,10 @@ class Recovery:
         """
         started = time.monotonic()
         reader = LogReader(self.settings)
+        if kept is not None and kept.log_offset < bounds.aggregates[0]:
+            # We were away (frozen, or cut off) while others went on and trimmed: their snapshot is what goes on.
+            log.warning("kept_state_out_of_reach", partition=bounds.source.partition, position=kept.fold.position)
+            kept = None
         base = kept or self._from_snapshot(reader, bounds) or self._from_nothing(bounds)
         rule = AcceptRule(
             position=base.fold.position,
