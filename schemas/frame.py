@@ -2,12 +2,12 @@
 
 A frame is cut into chunks that fit a Kafka record. Rows are sorted by customer and cut into segments, so that a
 reader of one shard decodes only the segments that touch its range. The private state of the fold (new message ids)
-and the offsets of duplicates ride in chunk 0.
+and the offsets of duplicates follow the rows, in as many chunks as they need.
 """
 
 import io
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, Final
 
@@ -24,6 +24,7 @@ CHUNK_BYTES_MAX: Final = 1024 * 1024
 SEGMENT_ROWS_MIN: Final = 512
 SEGMENTS_MAX: Final = 64
 DEDUPE_IDS_PER_CHUNK: Final = 100_000
+DUPLICATES_PER_CHUNK: Final = 200_000
 
 ROWS_ARROW: Final = pa.schema(
     [
@@ -136,11 +137,14 @@ def encode_frame(
     [from_offset, to_offset), a span below 2**32. An empty frame has one chunk without rows.
     """
     assert rows.schema.equals(ROWS_ARROW), rows.schema
-    parts = _pack(list(_segments(rows)), [part for hour in dedupe for part in _split_hour(hour)])
+    hours = [part for hour in dedupe for part in _split_hour(hour)]
+    runs = [duplicates[i : i + DUPLICATES_PER_CHUNK] for i in range(0, len(duplicates), DUPLICATES_PER_CHUNK)]
+    parts = _pack([*_segments(rows), *hours, *runs])
     out = []
-    for i, (segments, hours) in enumerate(parts):
-        own = replace(header, chunk=i, chunks=len(parts), rows=sum(s.rows for s in segments))
-        out.append(_encode_chunk(own, segments, hours, duplicates if i == 0 else duplicates[:0]))
+    for i, part in enumerate(parts):
+        own = replace(header, chunk=i, chunks=len(parts), rows=sum(s.rows for s in part.segments))
+        own_duplicates = np.concatenate(part.duplicates) if part.duplicates else duplicates[:0]
+        out.append(_encode_chunk(own, part.segments, part.hours, own_duplicates))
     return out
 
 
@@ -202,22 +206,41 @@ def _split_hour(hour: DedupeHour) -> Iterator[DedupeHour]:
         yield DedupeHour(hour.hour, hour.ids[start : start + DEDUPE_IDS_PER_CHUNK])
 
 
-def _pack(segments: Sequence[Segment], hours: Sequence[DedupeHour]) -> list[tuple[list[Segment], list[DedupeHour]]]:
-    """Spread segments and ids over chunks of at most CHUNK_BYTES_MAX (one item may be larger on its own)."""
-    parts: list[tuple[list[Segment], list[DedupeHour]]] = [([], [])]
-    filled = 0
-    items: list[Segment | DedupeHour] = [*segments, *hours]
+@dataclass(slots=True)
+class _Part:
+    """What goes into one chunk."""
+
+    segments: list[Segment] = field(default_factory=list)
+    hours: list[DedupeHour] = field(default_factory=list)
+    duplicates: list[Offsets] = field(default_factory=list)
+
+    def add(self, item: Segment | DedupeHour | Offsets) -> None:
+        if isinstance(item, Segment):
+            self.segments.append(item)
+        elif isinstance(item, DedupeHour):
+            self.hours.append(item)
+        else:
+            self.duplicates.append(item)
+
+
+def _pack(items: Sequence[Segment | DedupeHour | Offsets]) -> list[_Part]:
+    """Spread items over chunks of at most CHUNK_BYTES_MAX (one item may be larger on its own)."""
+    parts, filled = [_Part()], 0
     for item in items:
-        size = len(item.body) if isinstance(item, Segment) else item.ids.nbytes
+        size = _size(item)
         if filled and filled + size > CHUNK_BYTES_MAX:
-            parts.append(([], []))
+            parts.append(_Part())
             filled = 0
         filled += size
-        if isinstance(item, Segment):
-            parts[-1][0].append(item)
-        else:
-            parts[-1][1].append(item)
+        parts[-1].add(item)
     return parts
+
+
+def _size(item: Segment | DedupeHour | Offsets) -> int:
+    """Bytes of an item in a chunk."""
+    if isinstance(item, Segment):
+        return len(item.body)
+    return item.ids.nbytes if isinstance(item, DedupeHour) else 4 * len(item)
 
 
 def _encode_rows(rows: pa.RecordBatch) -> bytes:

@@ -73,6 +73,16 @@ def test_a_large_frame_is_cut_into_chunks_that_fit() -> None:
     assert sum(decode_chunk(v).header.rows for v in values) == 40_000
 
 
+def test_the_offsets_of_many_duplicates_are_spread_over_chunks() -> None:
+    duplicates = np.arange(5, 5 + 900_000, dtype=np.int64)
+    values = encode_frame(header(0, 1_000_000), rows(3_000, 1), [], duplicates)
+    assert max(map(len, values)) < frames.CHUNK_BYTES_MAX * 1.1
+    rule = AcceptRule()
+    frame = [rule.feed(i, decode_chunk(value))[1] for i, value in enumerate(values)][-1]
+    assert frame is not None
+    assert np.array_equal(frame.duplicates, duplicates)
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.randoms(use_true_random=False))
 def test_any_redelivery_gives_the_same_rows(rng: random.Random) -> None:
