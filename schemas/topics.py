@@ -7,6 +7,7 @@ from headrace.settings import Settings
 
 FRAME_BYTES_MAX = 4 * 1024 * 1024
 RECORD_BYTES_MAX = 1024 * 1024
+SNAPSHOT_SEGMENT_BYTES = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +52,9 @@ class TopicDefinition:
 
 
 def definitions(settings: Settings) -> list[TopicDefinition]:
-    """All topics as `headrace topics create` makes them."""
+    """All topics as `headrace topics create` makes them. An acknowledgement rests on all replicas but one."""
     names = Topics(settings.topic_prefix)
+    durable = {"min.insync.replicas": str(max(1, settings.replication_factor - 1))}
     hours = str(settings.events_retention_h * 3600 * 1000)
     small = max(1, min(4, settings.events_partitions))
     return [
@@ -64,12 +66,14 @@ def definitions(settings: Settings) -> list[TopicDefinition]:
                 "message.timestamp.type": "LogAppendTime",
                 "max.message.bytes": str(RECORD_BYTES_MAX),
                 "unclean.leader.election.enable": "false",
+                **durable,
             },
         ),
         TopicDefinition(
             names.aggregates,
             settings.events_partitions,
             {
+                **durable,
                 "retention.ms": "-1",
                 "retention.bytes": "-1",
                 "max.message.bytes": str(FRAME_BYTES_MAX),
@@ -79,8 +83,19 @@ def definitions(settings: Settings) -> list[TopicDefinition]:
         TopicDefinition(
             names.snapshots,
             settings.events_partitions,
-            {"cleanup.policy": "compact", "max.message.bytes": str(FRAME_BYTES_MAX)},
+            {
+                "cleanup.policy": "compact",
+                "max.message.bytes": str(FRAME_BYTES_MAX),
+                # The active segment is never cleaned: with the defaults (1 GiB, 7 days) dead snapshots fill a disk.
+                "segment.bytes": str(SNAPSHOT_SEGMENT_BYTES),
+                "segment.ms": "600000",
+                "min.cleanable.dirty.ratio": "0.1",
+                "delete.retention.ms": "3600000",
+                **durable,
+            },
         ),
         TopicDefinition(names.rejected, small, {"retention.ms": hours, "max.message.bytes": str(RECORD_BYTES_MAX)}),
-        TopicDefinition(names.dead, small, {"retention.ms": hours, "max.message.bytes": str(2 * RECORD_BYTES_MAX)}),
+        TopicDefinition(
+            names.dead, small, {"retention.ms": hours, "max.message.bytes": str(2 * RECORD_BYTES_MAX), **durable}
+        ),
     ]
