@@ -7,6 +7,7 @@ never choose a position by themselves. The partition of a key is murmur2 as in t
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from confluent_kafka import (
@@ -45,6 +46,7 @@ __all__ = [
     "NewTopic",
     "OffsetSpec",
     "Producer",
+    "TopicIdentity",
     "TopicPartition",
     "admin",
     "connection",
@@ -53,6 +55,7 @@ __all__ = [
     "partition_for",
     "producer",
     "topic_id",
+    "topic_identity",
     "watermarks",
 ]
 
@@ -108,13 +111,16 @@ def producer(settings: Settings, **overrides: Any) -> Producer:
 def consumer(settings: Settings, group: str, **overrides: Any) -> Consumer:
     """A consumer that neither commits nor resets by itself: positions come from our own stores.
 
-    A position outside the log raises (`auto.offset.reset=error`) instead of jumping silently.
+    A position outside the log raises (`auto.offset.reset=error`) instead of jumping silently. All records are read,
+    those of aborted transactions too, as by Faust: every reader must see the same log, and the log is what has
+    offsets.
     """
     config = connection(settings) | {
         "group.id": settings.topic_prefix + group,
         "enable.auto.commit": False,
         "enable.auto.offset.store": False,
         "auto.offset.reset": "error",
+        "isolation.level": "read_uncommitted",
         "fetch.message.max.bytes": MESSAGE_BYTES_MAX,
         "fetch.wait.max.ms": 50,
         "queued.max.messages.kbytes": 64 * 1024,
@@ -128,16 +134,29 @@ def admin(settings: Settings) -> AdminClient:
     return AdminClient(connection(settings) | {"error_cb": _log_error})
 
 
+@dataclass(frozen=True, slots=True)
+class TopicIdentity:
+    """What makes a topic the one it is: another id means another log under the same name, another count of partitions
+    other homes for its keys. A broker that hands out no ids (all zero) gives the empty string."""
+
+    topic_id: str
+    partitions: int
+
+
 def topic_id(settings: Settings, topic: str) -> str:
-    """The broker's id of `topic`: another id means another log under the same name.
+    """The broker's id of `topic`. Raises as `topic_identity`."""
+    return topic_identity(settings, topic).topic_id
+
+
+def topic_identity(settings: Settings, topic: str, *, timeout_s: float = ADMIN_TIMEOUT_S) -> TopicIdentity:
+    """Id and partition count of `topic`, as the broker has them.
 
     Raises UnavailableError when Kafka does not answer, ConfigurationError when the topic does not exist.
-    A broker that hands out no ids (all zero) gives the empty string.
     """
     client = admin(settings)  # kept: a client that is collected takes its requests with it
-    future = client.describe_topics(TopicCollection([topic]), request_timeout=ADMIN_TIMEOUT_S)[topic]
+    future = client.describe_topics(TopicCollection([topic]), request_timeout=timeout_s)[topic]
     try:
-        described = future.result(ADMIN_TIMEOUT_S + 1)
+        described = future.result(timeout_s + 1)
     except KafkaException as error:
         if error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
             raise ConfigurationError(
@@ -147,9 +166,8 @@ def topic_id(settings: Settings, topic: str) -> str:
     except TimeoutError as error:
         raise _unavailable(settings, error) from error
     uuid = described.topic_id
-    if uuid is None or (uuid.get_most_significant_bits() == 0 and uuid.get_least_significant_bits() == 0):
-        return ""
-    return str(uuid)
+    unknown = uuid is None or (uuid.get_most_significant_bits() == 0 and uuid.get_least_significant_bits() == 0)
+    return TopicIdentity("" if unknown else str(uuid), len(described.partitions))
 
 
 def watermarks(settings: Settings, topic: str, partitions: list[int]) -> dict[int, tuple[int, int]]:

@@ -19,9 +19,10 @@ from headrace.kafka import (
     OffsetSpec,
     TopicPartition,
     admin,
+    topic_identity,
 )
 from headrace.settings import Settings
-from schemas.topics import TopicDefinition, definitions
+from schemas.topics import TopicDefinition, Topics, definitions
 
 LEADERS_WAIT_S: Final = 10.0
 LEADERS_POLL_S: Final = 0.1
@@ -45,6 +46,24 @@ def topic_states(settings: Settings) -> list[TopicState]:
         TopicState(item, len(known[item.name].partitions) if item.name in known else None)
         for item in definitions(settings)
     ]
+
+
+def events_topic_id(settings: Settings, *, timeout_s: float = ADMIN_TIMEOUT_S) -> str:
+    """The broker's id of `events`, once its partitions are as many as `events_partitions`.
+
+    A customer's partition is its key's hash by that count: with another one, most events would be taken for strays.
+    Raises ConfigurationError when the counts differ or the topic does not exist, UnavailableError.
+    """
+    name = Topics(settings.topic_prefix).events
+    identity = topic_identity(settings, name, timeout_s=timeout_s)
+    if identity.partitions != settings.events_partitions:
+        raise ConfigurationError(
+            f"topic {name!r} at {settings.kafka} has {identity.partitions} partitions, but events_partitions is "
+            f"{settings.events_partitions}",
+            remedy="set HEADRACE_EVENTS_PARTITIONS to what the topic had when it was first written to; partitions "
+            "that were added later cannot be used",
+        )
+    return identity.topic_id
 
 
 def create_topics(settings: Settings, *, dry_run: bool = False) -> list[TopicDefinition]:

@@ -13,6 +13,7 @@ from headrace import kafka, metrics
 from headrace.errors import FatalError, GapError, PoisonError
 from headrace.log import get_logger
 from headrace.settings import Settings
+from headrace.topics import events_topic_id
 from schemas.accept import AcceptRule, Outcome
 from schemas.frame import Frame, FrameChunk, decode_chunk
 from schemas.topics import Topics
@@ -64,8 +65,8 @@ class Replay:
 
 
 def log_bounds(settings: Settings, topics: Topics, partitions: list[int]) -> Mapping[int, LogBounds]:
-    """Ids and ends of all logs for these partitions. Raises UnavailableError."""
-    topic_id = kafka.topic_id(settings, topics.events)
+    """Ids and ends of all logs for these partitions. Raises UnavailableError, ConfigurationError."""
+    topic_id = events_topic_id(settings)
     snapshots = kafka.watermarks(settings, topics.snapshots, partitions)
     aggregates = kafka.watermarks(settings, topics.aggregates, partitions)
     # Last, as frames may cover events that are newer than an end asked for earlier.

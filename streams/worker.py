@@ -136,4 +136,5 @@ def rules_of(settings: Settings) -> FoldRules:
         cardinality_max=settings.cardinality_max,
         minute_retention_h=settings.minute_retention_h,
         hour_retention_d=settings.hour_retention_d,
+        partitions=settings.events_partitions,
     )

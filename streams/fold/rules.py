@@ -22,13 +22,15 @@ LIMITS: Final = {
     "cardinality_max": (1, 100_000),
     "minute_retention_h": (1, 24 * 366),
     "hour_retention_d": (1, 36_600),
+    "partitions": (1, 1_000_000),
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FoldRules:
     """`bound_s` is taken off the watermark, `grace_s` is how long a window waits past its end, `skew_s` how far an
-    event may be ahead of its receipt. Raises ConfigurationError for values out of range."""
+    event may be ahead of its receipt; the number of `partitions` of `events` decides which events count where.
+    Raises ConfigurationError for values out of range."""
 
     grace_s: int = 300
     skew_s: int = 300
@@ -37,6 +39,7 @@ class FoldRules:
     cardinality_max: int = 1000
     minute_retention_h: int = 48
     hour_retention_d: int = 400
+    partitions: int = 24
 
     def __post_init__(self) -> None:
         for name, (least, most) in LIMITS.items():

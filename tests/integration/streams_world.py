@@ -248,7 +248,9 @@ class Judge:
     def reference(self, partition: int) -> ReferenceFold:
         """The reference's fold of this partition of the log, as Kafka holds it."""
         settings, rules = self.settings, rules_of(self.settings)
-        fold = ReferenceFold(ReferenceRules(**{name: getattr(rules, name) for name in rules.__slots__}))
+        fold = ReferenceFold(
+            ReferenceRules(**{name: getattr(rules, name) for name in rules.__slots__ if name != "partitions"})
+        )
         begin, _ = kafka.watermarks(settings, self.topics.events, [partition])[partition]
         end = true_end(settings, self.topics.events, partition)
         messages = list(read_span(settings, self.topics.events, partition, begin))

@@ -110,6 +110,42 @@ def test_offsets_that_kafka_skips_are_no_gap(settings: Settings, start_worker: S
     assert worker.stop() == 0
 
 
+def test_a_worker_goes_on_behind_an_aborted_transaction(settings: Settings, start_worker: StartWorker) -> None:
+    """The log is what has offsets: what was folded is found again, whatever became of its transaction."""
+    topic = Topics(settings.topic_prefix).events
+    judge = Judge(settings)
+    worker = start_worker()
+    worker.wait_log("partitions_assigned")
+    producer = kafka.producer(settings, transactional_id=settings.topic_prefix + "abort")
+    producer.init_transactions(20)
+    producer.begin_transaction()
+    for event, value in zip(events := some_events(15, 300), encode(events), strict=True):
+        producer.produce(topic, value, record_key(event["customer_id"]))
+    assert producer.flush(20) == 0
+    judge.wait(workers=[worker])
+    producer.abort_transaction(20)
+    assert worker.stop() == 0
+    again = start_worker()
+    again.wait_log("partitions_assigned")
+    Sender(settings).events(some_events(16, 200))
+    judge.wait(workers=[again])
+    judge.assert_exact()
+    assert again.stop() == 0
+
+
+@pytest.mark.parametrize("believed", [2, 8])
+def test_another_count_of_partitions_than_the_topics_is_refused(
+    settings: Settings, start_worker: StartWorker, believed: int
+) -> None:
+    Sender(settings).events(some_events(17, 200))
+    worker = start_worker(replace(settings, events_partitions=believed))
+    assert worker.exit_code() == 70
+    assert f"has 4 partitions, but events_partitions is {believed}" in worker.log
+    judge = Judge(settings)
+    judge.read()
+    assert not any(view.frames for view in judge.views.values()), "a frame was written"
+
+
 def test_frames_of_another_fold_version_are_refused(settings: Settings, start_worker: StartWorker) -> None:
     fold_and_stop(settings, start_worker)
     other = start_worker(replace(settings, grace_s=settings.grace_s + 60))

@@ -240,6 +240,7 @@ def test_version_depends_on_every_rule() -> None:
         FoldRules(cardinality_max=1),
         FoldRules(minute_retention_h=1),
         FoldRules(hour_retention_d=1),
+        FoldRules(partitions=12),
     ]
     assert len({r.version for r in [rules, *others]}) == len(others) + 1
     assert FoldRules().version == rules.version
