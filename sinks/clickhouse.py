@@ -12,12 +12,13 @@ from typing import Final
 
 import pyarrow as pa
 
-from headrace import kafka, metrics
+from headrace import metrics
 from headrace.clock import Clock, SystemClock
 from headrace.errors import RetryableError
 from headrace.kafka import Message
 from headrace.log import get_logger
 from headrace.settings import Settings
+from headrace.topics import events_topic_id
 from schemas.accept import AcceptRule
 from schemas.topics import Topics
 from sinks import clickhouse_events, clickhouse_rollups
@@ -233,7 +234,7 @@ class ClickHouseReader:
         self._topics = Topics(settings.topic_prefix)
         self._partitions = list(partitions)
         self._decoder = FrameDecoder(GROUP)
-        topic_id = kafka.topic_id(settings, self._topics.events)
+        topic_id = events_topic_id(settings)
         self._lane = Lane(
             settings,
             RollupStore(settings),

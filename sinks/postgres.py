@@ -18,6 +18,7 @@ from headrace.log import get_logger
 from headrace.settings import Settings
 from headrace.shards.map import ShardMap
 from headrace.shards.router import Router
+from headrace.topics import events_topic_id
 from schemas.topics import Topics
 from sinks.consumer import (
     FRAMES_FETCHED_MAX,
@@ -68,7 +69,7 @@ class ShardReader:
         self._notices = notices
         self._map = router.map()
         self._decoder = FrameDecoder("postgres")
-        topic_id = kafka.topic_id(settings, self._topics.events)
+        topic_id = events_topic_id(settings)
         clock = clock or SystemClock()
         self.lanes = {
             shard_id: Lane(
