@@ -29,7 +29,7 @@ from sinks.clickhouse_store import ClickHouseStore, InsertCursor, completed
 from sinks.consumer import ConsumerLoop, FrameDecoder, FrameRecord, Place, Subscription
 from sinks.event_ends import EventEnds
 from sinks.lane import Lane
-from sinks.live import SAMPLE_EVENTS_MAX, LiveNotices
+from sinks.live import CUSTOMERS_PER_NOTICE_MAX, SAMPLE_EVENTS_MAX, LiveNotices
 
 GROUP: Final = "sink-clickhouse"
 INTERVAL_S: Final = 0.5
@@ -82,6 +82,10 @@ class EventsInserter:
             for partition, cursor in cursors.items()
         }
         self._ends: tuple[Mapping[int, int], int] | None = None
+        self._fresh = {
+            partition: max(cursor.receive_us, cursor.complete_us) or clock.now_us()
+            for partition, cursor in cursors.items()
+        }
         self.failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="clickhouse-events", daemon=True)
 
@@ -122,6 +126,13 @@ class EventsInserter:
         """`events` ended at `ends` at `at_us` (by partition). Stored when there is nothing to insert."""
         with self._changed:
             self._ends = (ends, at_us)
+
+    def show_freshness(self) -> None:
+        """Set the gauge. To be called about every second: it has to grow while nothing can be stored."""
+        now_us = self._clock.now_us()
+        with self._changed:
+            age_s = (now_us - min(self._fresh.values(), default=now_us)) / 1e6
+        metrics.gauge("headrace_freshness_seconds", "clickhouse", clickhouse_events.SINK).set(age_s)
 
     def full(self) -> tuple[set[int], set[int]]:
         """The partitions of which no more events, and no more frames, may come now."""
@@ -168,6 +179,16 @@ class EventsInserter:
                 self._durable[cursor.partition] = cursor
                 own = self._partitions[cursor.partition]
                 own.cursor = replace(own.cursor, complete_us=cursor.complete_us)
+                self._fresh[cursor.partition] = max(self._fresh[cursor.partition], cursor.complete_us)
+
+    def _see_level(self) -> None:
+        """After an insert: how fresh its partitions are, and those that lacked nothing when last looked at."""
+        with self._changed:
+            ends, at_us = self._ends or ({}, 0)
+            for partition, cursor in self._durable.items():
+                level = cursor.next_offset >= ends.get(partition, cursor.next_offset + 1)
+                at = max(cursor.receive_us, at_us if level else 0)
+                self._fresh[partition] = max(self._fresh[partition], at)
 
     def _next_slices(self) -> list[EventSlice]:
         with self._changed:
@@ -193,11 +214,10 @@ class EventsInserter:
         metrics.counter("headrace_sink_rows_total", "clickhouse", clickhouse_events.SINK).inc(rows.num_rows)
         metrics.counter("headrace_sink_transactions_total", "clickhouse", clickhouse_events.SINK, "committed").inc()
         receive_us = max(part.cursor.receive_us for part in slices)
-        if receive_us:
-            age_s = (self._clock.now_us() - receive_us) / 1e6
-            metrics.gauge("headrace_freshness_seconds", "clickhouse", clickhouse_events.SINK).set(age_s)
+        self._see_level()
         if rows.num_rows and self._notices.wanted:
-            self._notices.stored(clickhouse_events.sample(rows, SAMPLE_EVENTS_MAX), receive_us)
+            sample = clickhouse_events.sample(rows, SAMPLE_EVENTS_MAX, CUSTOMERS_PER_NOTICE_MAX)
+            self._notices.stored(sample, receive_us)
 
     def _retry(self, work: Callable[[], None]) -> None:
         while not self._closing:
@@ -301,7 +321,9 @@ class ClickHouseReader:
         return out
 
     def see_ends(self, ends: Mapping[Place, int]) -> None:
-        """Measures lag."""
+        """Measures lag and freshness."""
+        self._lane.show_freshness()
+        self._inserter.show_freshness()
         resume = self.resume_offsets()
         for topic, part in ((self._topics.events, "events"), (self._topics.aggregates, "rollups")):
             behind = [max(0, end - resume.get(place, end)) for place, end in ends.items() if place[0] == topic]

@@ -236,13 +236,21 @@ HOMES_MAX: Final = 100_000
 """Customers whose partition is remembered; past it the memory starts afresh."""
 
 
-def sample(rows: pa.Table, per_customer: int) -> dict[int, list[dict[str, Any]]]:
-    """The newest events of each customer as live streams show them, oldest first."""
+def sample(rows: pa.Table, per_customer: int, customers_max: int) -> dict[int, list[dict[str, Any]]]:
+    """The newest events of each customer as live streams show them, oldest first.
+
+    Of more than `customers_max` customers those with the least ids are shown: a page polls besides.
+    """
     customers = rows.column("customer_id").to_numpy()
+    order = np.argsort(customers, kind="stable")
+    ordered = customers[order]
+    changes = np.flatnonzero(ordered[1:] != ordered[:-1]) + 1
+    ends = np.append(changes, len(ordered))[:customers_max]
+    starts = np.append(0, changes)[:customers_max]
+    newest = [order[max(start, end - per_customer) : end] for start, end in zip(starts, ends, strict=True)]
     out: dict[int, list[dict[str, Any]]] = {}
-    for customer in np.unique(customers).tolist():
-        newest = np.flatnonzero(customers == customer)[-per_customer:]
-        out[customer] = [_shown(row) for row in rows.take(pa.array(newest)).to_pylist()]
+    for row in rows.take(pa.array(np.concatenate([order[:0], *newest]))).to_pylist():
+        out.setdefault(row["customer_id"], []).append(_shown(row))
     return out
 
 

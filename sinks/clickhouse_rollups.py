@@ -51,6 +51,7 @@ class RollupStore:
                 cursor.resume_at,
                 cursor.fold_version,
                 False,
+                max(cursor.receive_us, cursor.complete_us),
             )
             for partition, cursor in self._cursors.items()
         ]

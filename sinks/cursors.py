@@ -6,7 +6,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """How far one range's rows go in one partition. `start`, `end`: its customer ids, half-open."""
+    """How far one range's rows go in one partition. `start`, `end`: its customer ids, half-open.
+
+    `fresh_us`: all that was received before this time is in; 0 while that is unknown.
+    """
 
     partition: int
     range_id: int
@@ -17,6 +20,7 @@ class Cursor:
     resume_at: int
     fold_version: str
     hold: bool
+    fresh_us: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,7 +50,7 @@ class FrameStore(Protocol):
         """Bring in accepted frames, in the order of their log, and move the cursors: durable on return.
 
         `resume_at`: where in `aggregates` to read on from afterwards, by partition. May be repeated after any error.
-        Raises RetryableError for what may pass by itself; anything else ends the sink.
+        Raises RetryableError for what may pass by itself; anything else ends the lane.
         """
 
     def complete(self, event_ends: Mapping[int, int], at_us: int) -> None:
@@ -75,8 +75,12 @@ class Lane:
         clock: Clock,
         on_applied: OnApplied,
         interval_s: float | None = None,
+        fresh_us: int | None = None,
     ) -> None:
-        """`interval_s`: least time between the starts of two transactions; the setting `sink_interval_s` if None."""
+        """`interval_s`: least time between the starts of two transactions; the setting `sink_interval_s` if None.
+
+        `fresh_us`: what the lane before this one knew of how fresh its store is; now if None.
+        """
         self.name = store.part
         self._labels = (store.name, store.part)
         self._settings = settings
@@ -96,9 +100,11 @@ class Lane:
         self._rules: dict[int, AcceptRule] = {}
         self._wanted: dict[int, int] = {}
         self._durable: dict[int, int] = {}
+        self._position: dict[int, int] = {}
         self._loaded = threading.Event()
         self._applied_at = 0.0
         self._ends: tuple[Mapping[int, int], int] | None = None
+        self._fresh = dict.fromkeys(partitions, clock.now_us() if fresh_us is None else fresh_us)
         self._thread = threading.Thread(target=self._run, name=f"lane-{self.name}", daemon=True)
 
     def start(self) -> None:
@@ -145,6 +151,17 @@ class Lane:
             self._ends = (ends, at_us)
             self._changed.notify_all()
 
+    @property
+    def fresh_us(self) -> int:
+        """All that was received before this time (epoch microseconds) is in, as far as the lane knows."""
+        with self._changed:
+            return min(self._fresh.values(), default=self._clock.now_us())
+
+    def show_freshness(self) -> None:
+        """Set the gauge. To be called about every second: it has to grow while nothing can be stored."""
+        age_s = (self._clock.now_us() - self.fresh_us) / 1e6
+        metrics.gauge("headrace_freshness_seconds", *self._labels).set(age_s)
+
     def take(self, records: Sequence[FrameRecord]) -> bool:
         """Queue these records, all or none; False when the queue is full. Records it has had are passed over."""
         with self._changed:
@@ -185,6 +202,12 @@ class Lane:
             self._rules = starting_rules(cursors, self._topic_id)
             self._wanted = {partition: rule.next_offset for partition, rule in self._rules.items()}
             self._durable = dict(self._wanted)
+            self._position = {partition: rule.position for partition, rule in self._rules.items()}
+            for cursor in cursors:
+                if cursor.fresh_us:
+                    self._fresh[cursor.partition] = cursor.fresh_us
+            # a partition of which this store holds no range has nothing that could be old
+            self._fresh = {partition: at_us for partition, at_us in self._fresh.items() if partition in self._rules}
 
     def _note_complete(self) -> None:
         with self._changed:
@@ -192,9 +215,18 @@ class Lane:
         if noted is not None and not self._closing:
             try:
                 self._store.complete(*noted)
+                self._see_level(*noted)
             except RetryableError as error:
                 self._store.close()
                 log.warning("completeness_not_noted", store=self.name, error=str(error))
+
+    def _see_level(self, ends: Mapping[int, int], at_us: int) -> None:
+        """Note the partitions that lacked nothing at `at_us`. Only after the store has answered: one that is down
+        must not pass for fresh because nobody sends."""
+        with self._changed:
+            for partition, position in self._position.items():
+                if position >= ends.get(partition, position + 1):
+                    self._fresh[partition] = max(self._fresh[partition], at_us)
 
     def _next_records(self) -> list[FrameRecord]:
         """What waits, at most a batch. Transactions start no closer together than the interval, so that the
@@ -212,6 +244,7 @@ class Lane:
                 self._queue_bytes -= record.size_bytes
                 rows += record.chunk.header.rows if record.chunk else 0
                 records.append(record)
+            metrics.gauge("headrace_sink_queue_bytes", *self._labels).set(self._queue_bytes)
             self._busy = bool(records)
             return records
 
@@ -228,6 +261,13 @@ class Lane:
             touched = {frame.header.partition for frame in frames}
             with self._changed:
                 self._durable |= {partition: resume[partition] for partition in touched}
+                self._position |= {partition: self._rules[partition].position for partition in touched}
+                for frame in frames:
+                    at_us = max(self._fresh[frame.header.partition], frame.header.receive_us)
+                    self._fresh[frame.header.partition] = at_us
+                ends = self._ends
+            if ends is not None:
+                self._see_level(*ends)
             self._on_applied(applied)
 
     def _accept(self, record: FrameRecord) -> Sequence[Frame]:
@@ -248,9 +288,6 @@ class Lane:
         metrics.histogram("headrace_sink_seconds", self._labels[0]).observe(time.monotonic() - started)
         metrics.counter("headrace_sink_rows_total", *self._labels).inc(applied.rows)
         metrics.counter("headrace_sink_transactions_total", *self._labels, "committed").inc()
-        if applied.receive_us:
-            age_s = (self._clock.now_us() - applied.receive_us) / 1e6
-            metrics.gauge("headrace_freshness_seconds", *self._labels).set(age_s)
         return applied
 
     def _retry(self, work: Callable[[], Result]) -> Result | None:

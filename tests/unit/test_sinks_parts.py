@@ -3,10 +3,13 @@
 import random
 
 import numpy as np
+import pyarrow as pa
 
 from headrace.cli.lag import Position, lag_of
+from schemas.codec import event_arrow
 from schemas.frame import Frame, decode_chunk
 from sinks.backoff import Backoff
+from sinks.clickhouse_events import sample
 from sinks.clickhouse_store import InsertCursor, completed, moved
 from sinks.cursors import Cursor
 from sinks.lane import starting_rules
@@ -109,3 +112,25 @@ def test_lag_counts_what_each_partition_lacks() -> None:
     assert (lag.events, lag.frames, lag.age_s) == (12, 2, None)
     level = lag_of("s", [Position(0, 15, 3, 5_000_000)], {0: 15}, {0: 3}, 9_000_000)
     assert (level.events, level.frames, level.age_s) == (0, 0, 4.0)
+
+
+def test_a_sample_shows_the_newest_of_each_customer_in_their_order() -> None:
+    rng = np.random.default_rng(4)
+    customers = rng.integers(0, 300, 5_000)
+    names = [item.name for item in event_arrow() if item.name not in ("customer_id", "timestamp_us", "value_e6")]
+    table = pa.table(
+        {
+            "customer_id": pa.array(customers),
+            "timestamp": pa.array(np.arange(5_000)).cast(pa.timestamp("us", "UTC")),
+            "value_e6": pa.array([None] * 5_000, pa.int64()),
+            **{name: pa.array([""] * 5_000) for name in names if name != "message_id"},
+            "message_id": pa.array([f"m{n}" for n in range(5_000)]),
+        }
+    )
+    shown = sample(table, 3, 200)
+    assert list(shown) == sorted(set(customers.tolist()))[:200]
+    for customer, events in shown.items():
+        newest = np.flatnonzero(customers == customer)[-3:]
+        assert [event["message_id"] for event in events] == [f"m{n}" for n in newest]
+    assert sample(table.slice(0, 0), 3, 200) == {}
+    assert [len(events) for events in sample(table.slice(0, 1), 3, 200).values()] == [1]
