@@ -4,6 +4,10 @@ The reader hands every record to every lane that is *attached*. A lane that cann
 is detached: it gets a catch-up reader of its own, which starts where the lane stopped and attaches it again once it
 has drawn level. So a sick shard lags alone, and reading is not multiplied by the number of shards. When all lanes are
 full alike, the reader itself pauses.
+
+A lane that fails for good (its store was filled from another log, the log does not reach back to its cursors, its
+rows are refused) is set aside alone too: it is opened anew now and then, and no position is committed meanwhile, so
+that nothing it needs is trimmed. Only when every lane has failed does the sink stop.
 """
 
 import threading
@@ -48,6 +52,8 @@ BEHIND_RECORDS_MAX: Final = 1_000
 HANDOVER_AFTER_S: Final = 0.5
 """How long a full lane may hold up idle ones before it is detached."""
 TAKE_WAIT_S: Final = 0.02
+FAILED_RETRY_S: Final = 30.0
+"""How long a lane that failed for good stays closed before it is opened anew; its shard may have been repaired."""
 
 log = get_logger(__name__)
 
@@ -69,19 +75,12 @@ class ShardReader:
         self._notices = notices
         self._map = router.map()
         self._decoder = FrameDecoder("postgres")
-        topic_id = events_topic_id(settings)
-        clock = clock or SystemClock()
-        self.lanes = {
-            shard_id: Lane(
-                settings,
-                ShardStore(settings, shard_id, address, clock),
-                partitions,
-                topic_id,
-                clock,
-                self._applied,
-            )
-            for shard_id, address in self._map.addresses.items()
-        }
+        self._topic_id = events_topic_id(settings)
+        self._clock = clock = clock or SystemClock()
+        self._partitions = list(partitions)
+        self.lanes = {shard_id: self._new_lane(shard_id) for shard_id in self._map.addresses}
+        self.failed: dict[str, BaseException] = {}
+        """Why a lane is set aside, by shard; until it is attached again."""
         self._lock = threading.Lock()  # attached lanes and the reader's place change together
         self._attached: set[str] = set()
         self._next: dict[int, int] = {}
@@ -119,9 +118,11 @@ class ShardReader:
         self._hand_over()
 
     def resume_offsets(self) -> Mapping[Place, int]:
-        """The hindmost lane's, by partition; nothing while a shard's cursors are unknown."""
+        """The hindmost lane's, by partition; nothing while a shard's cursors are unknown or its lane has failed."""
+        if self.failed:
+            return {}
         out: dict[Place, int] = {}
-        for lane in self.lanes.values():
+        for lane in list(self.lanes.values()):
             if not lane.wait_loaded(0):
                 return {}
             for partition, offset in lane.resume_offsets().items():
@@ -130,25 +131,27 @@ class ShardReader:
         return out
 
     def see_ends(self, ends: Mapping[Place, int]) -> None:
-        """Measures each shard's lag."""
-        for name, lane in self.lanes.items():
+        """Measures each shard's lag and freshness."""
+        for name, lane in list(self.lanes.items()):
+            lane.show_freshness()
             resume = lane.resume_offsets()
             behind = [max(0, end - resume[place[1]]) for place, end in ends.items() if place[1] in resume]
             metrics.gauge("headrace_sink_lag_records", "postgres", name).set(sum(behind))
 
     def check(self) -> None:
-        """Raise what stopped a lane or a catch-up reader; ReopenError when the shard map has changed."""
-        for lane in self.lanes.values():
-            if lane.failure is not None:
-                raise lane.failure
-        with self._lock:
-            catch_ups = list(self._catch_ups.values())
-        for catch_up in catch_ups:
-            if catch_up.failure is not None:
-                raise catch_up.failure
+        """Set aside lanes that failed. Raises one's reason once all have; ReopenError when shards or ranges moved."""
         latest = self._router.latest()
         if latest is not None and _places_changed(self._map, latest):
             raise ReopenError("the shard map has changed")
+        for shard_id, lane in list(self.lanes.items()):
+            if isinstance(lane.failure, ReopenError):
+                raise lane.failure
+            if lane.failure is not None:
+                self._detach(shard_id)
+        with self._lock:
+            reasons = list(self.failed.values())
+        if reasons and len(reasons) == len(self.lanes):
+            raise reasons[0]
 
     def close(self) -> None:
         """Stop catch-up readers and lanes."""
@@ -175,9 +178,38 @@ class ShardReader:
                 return False
             self._attached.add(shard_id)
             self._catch_ups.pop(shard_id, None)
+            self.failed.pop(shard_id, None)
         metrics.gauge("headrace_sink_lanes_detached", shard_id).set(0)
         log.info("lane_attached", shard=shard_id)
         return True
+
+    def set_aside(self, shard_id: str, reason: BaseException) -> None:
+        """Keep why a lane that is detached has failed."""
+        with self._lock:
+            self.failed[shard_id] = reason
+        log.error("lane_set_aside", shard=shard_id, retry_s=FAILED_RETRY_S, error=str(reason))
+
+    def renew(self, shard_id: str) -> Lane:
+        """A new lane in the place of one that failed. For its catch-up reader, which `close` waits for."""
+        failed = self.lanes[shard_id]
+        failed.close()
+        lane = self._new_lane(shard_id, failed.fresh_us)
+        self.lanes[shard_id] = lane
+        lane.start()
+        return lane
+
+    def _new_lane(self, shard_id: str, fresh_us: int | None = None) -> Lane:
+        ranges = [item.range_id for item in self._map.ranges_of(shard_id)]
+        store = ShardStore(self._settings, shard_id, self._map.addresses[shard_id], self._clock, ranges)
+        return Lane(
+            self._settings,
+            store,
+            self._partitions,
+            self._topic_id,
+            self._clock,
+            self._applied,
+            fresh_us=fresh_us,
+        )
 
     def _open(self, partitions: Sequence[int]) -> None:
         for lane in self.lanes.values():
@@ -188,10 +220,13 @@ class ShardReader:
             for shard_id, lane in self.lanes.items()
             if lane.wait_loaded(max(0.0, deadline - time.monotonic()))
         }
+        bounds = kafka.watermarks(self._settings, self._topics.aggregates, list(partitions))
+        begins = {partition: begin for partition, (begin, _) in bounds.items()}
+        # the log no longer reaches back to these: they fail by themselves, in a reader of their own
+        loaded = {shard_id: wanted for shard_id, wanted in loaded.items() if not cut_off(wanted, begins)}
         self._next = foremost(loaded, partitions)
         if not any(loaded.values()):
-            ends = kafka.watermarks(self._settings, self._topics.aggregates, list(partitions))
-            self._next = {partition: end for partition, (_, end) in ends.items()}
+            self._next = {partition: end for partition, (_, end) in bounds.items()}
         behind = too_far_behind(loaded, self._next, BEHIND_RECORDS_MAX)
         for shard_id in self.lanes:
             if shard_id in loaded and shard_id not in behind:
@@ -225,6 +260,16 @@ class ShardReader:
             log.warning("lane_detached", shard=name)
             self._start_catch_up(name)
 
+    def _detach(self, shard_id: str) -> None:
+        """Take a lane that failed away from the shared reader, if it has it; its own reader does the rest."""
+        with self._lock:
+            if shard_id not in self._attached:
+                return
+            self._attached.discard(shard_id)
+            records, names = self._waiting
+            self._waiting = (records, names - {shard_id})
+        self._start_catch_up(shard_id)
+
     def _start_catch_up(self, shard_id: str) -> None:
         metrics.gauge("headrace_sink_lanes_detached", shard_id).set(1)
         catch_up = CatchUp(self._settings, self, self.lanes[shard_id])
@@ -233,7 +278,7 @@ class ShardReader:
         catch_up.start()
 
     def _note_event_ends(self, ends: Mapping[int, int], at_us: int) -> None:
-        for lane in self.lanes.values():
+        for lane in list(self.lanes.values()):
             lane.note_event_ends(ends, at_us)
 
     def _applied(self, applied: Applied) -> None:
@@ -241,7 +286,7 @@ class ShardReader:
 
 
 class CatchUp(threading.Thread):
-    """A reader for one detached lane; ends when the lane is attached again."""
+    """A reader for one detached lane; ends when the lane is attached again. Opens the lane anew when it failed."""
 
     def __init__(self, settings: Settings, reader: ShardReader, lane: Lane) -> None:
         super().__init__(name=f"catch-up-{lane.name}", daemon=True)
@@ -249,42 +294,63 @@ class CatchUp(threading.Thread):
         self._reader = reader
         self._lane = lane
         self.stopping = threading.Event()
-        self.failure: BaseException | None = None
 
     def run(self) -> None:
         """Wait for the lane's cursors, then read for it until it has drawn level with the shared reader."""
-        try:
-            while not self._lane.wait_loaded(POLL_S):
-                if self.stopping.is_set():
-                    return
-            self._read()
-        except Exception as error:  # the thread's edge: the shared reader raises it in its own
-            log.error("catch_up_failed", shard=self._lane.name, error=str(error))
-            self.failure = error
+        while not self.stopping.is_set():
+            try:
+                self._catch_up()
+                return
+            except ReopenError:
+                return  # the shared reader sees it at the lane, and opens all of them anew
+            except Exception as error:  # the thread's edge: the reason is kept, the lane tried again slowly
+                self._reader.set_aside(self._lane.name, error)
+            if not self.stopping.wait(FAILED_RETRY_S):
+                self._lane = self._reader.renew(self._lane.name)
 
-    def _read(self) -> None:
+    def _catch_up(self) -> None:
+        while not self._lane.wait_loaded(POLL_S):
+            self._raise_failure()
+            if self.stopping.is_set():
+                return
         topic = Topics(self._settings.topic_prefix).aggregates
-        decoder = FrameDecoder("postgres")
         consumer = kafka.consumer(self._settings, CATCH_UP_GROUP, queued_max_messages_kbytes=QUEUED_KBYTES_MAX)
         try:
             wanted = self._lane.wanted()
             consumer.assign([TopicPartition(topic, partition, offset) for partition, offset in wanted.items()])
-            while not self.stopping.is_set() and not self._reader.attach(self._lane.name):
-                first = consumer.poll(POLL_S)
-                if first is None:
-                    continue
-                good = []
-                for message in [first, *consumer.consume(FRAMES_FETCHED_MAX - 1, 0)]:
-                    error = message.error()
-                    if error is not None:
-                        judge(error, message)
-                    else:
-                        good.append(message)
-                records = decoder.decode(good)
-                while not self._lane.take(records) and not self.stopping.is_set():
-                    self.stopping.wait(TAKE_WAIT_S)
+            self._read(consumer)
         finally:
             consumer.close()
+
+    def _read(self, consumer: kafka.Consumer) -> None:
+        decoder = FrameDecoder("postgres")
+        while not self.stopping.is_set():
+            self._raise_failure()
+            if self._reader.attach(self._lane.name):
+                return
+            first = consumer.poll(POLL_S)
+            if first is None:
+                continue
+            good = []
+            for message in [first, *consumer.consume(FRAMES_FETCHED_MAX - 1, 0)]:
+                error = message.error()
+                if error is not None:
+                    judge(error, message)
+                else:
+                    good.append(message)
+            records = decoder.decode(good)
+            while not self._lane.take(records) and not self.stopping.is_set():
+                self._raise_failure()
+                self.stopping.wait(TAKE_WAIT_S)
+
+    def _raise_failure(self) -> None:
+        if self._lane.failure is not None:
+            raise self._lane.failure
+
+
+def cut_off(wanted: Mapping[int, int], begins: Mapping[int, int]) -> bool:
+    """Whether a lane wants a record that the log no longer holds. Pure."""
+    return any(offset < begins[partition] for partition, offset in wanted.items())
 
 
 def foremost(wanted: Mapping[str, Mapping[int, int]], partitions: Sequence[int]) -> dict[int, int]:

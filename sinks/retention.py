@@ -3,8 +3,9 @@
 A row may go once it has been added to its coarser row and its generation is older than the grain keeps; an open row
 is counted nowhere else and stays, however old. So a partition is dropped when none of its rows is open; otherwise its
 added rows are deleted. The cut is stored first, so that sinks do not bring a dropped partition back. Days are kept
-for ever. Partitions leave by DETACH CONCURRENTLY, which blocks no reader and no sink; what was cut short half-way is
-attached again first.
+for ever. Time is what the clock says, but never past the newest record stored: a clock that is ahead deletes nothing.
+Partitions leave by DETACH CONCURRENTLY, which blocks no reader and no sink; what was cut short half-way is attached
+again first.
 """
 
 import threading
@@ -24,6 +25,8 @@ from headrace.shards.router import Router
 from sinks.leaf_partitions import CREATE_LOCK, DAY_S, GRAINS, Leaf, attach, existing_leaves, stray_leaves
 
 EVERY_S: Final = 1800.0
+FIRST_AFTER_S: Final = 300.0
+"""The first round, so that a restarting sink catches up first, and one that restarts often still tidies."""
 RETENTION_LOCK: Final = 0x4845_4144_0003
 """Advisory lock: one process at a time tidies a shard ("HEAD", 3)."""
 WAIT_MS: Final = 20_000
@@ -35,6 +38,14 @@ log = get_logger(__name__)
 def cuts(settings: Settings, now_s: int) -> dict[int, int]:
     """Generations below these are no longer kept, by grain. Pure."""
     return {0: now_s - settings.minute_retention_h * 3600, 1: now_s - settings.hour_retention_d * DAY_S}
+
+
+def safe_now_s(connection: psycopg.Connection[Any], clock_s: int) -> int | None:
+    """The time that one shard's cuts may be taken from: no clock of ours may run ahead of the newest record that the
+    shard holds, by the broker's stamp; what is deleted does not come back. None: it holds nothing yet."""
+    row = connection.execute("SELECT max(receive_us) FROM range_cursor").fetchone()
+    newest_us = row[0] if row else None
+    return min(clock_s, newest_us // 1_000_000) if newest_us else None
 
 
 def expired(leaves: set[Leaf], below: Mapping[int, int]) -> list[Leaf]:
@@ -129,13 +140,17 @@ class Retention(threading.Thread):
         self._stopping = threading.Event()
 
     def run(self) -> None:
-        """Until told to stop; the first round after one interval, so that a restarting sink catches up first."""
-        while not self._stopping.wait(EVERY_S):
+        """Until told to stop."""
+        wait_s = FIRST_AFTER_S
+        while not self._stopping.wait(wait_s):
+            wait_s = EVERY_S
             shard_map = self._router.latest()
             for shard_id, address in shard_map.addresses.items() if shard_map else ():
                 try:
                     with connect(address.writer_dsn(self._settings), f"shard {shard_id}") as connection:
-                        tidy(connection, cuts(self._settings, self._clock.now_us() // 1_000_000))
+                        now_s = safe_now_s(connection, self._clock.now_us() // 1_000_000)
+                        if now_s is not None:
+                            tidy(connection, cuts(self._settings, now_s))
                 except (HeadraceError, psycopg.Error) as error:
                     log.warning("retention_failed", shard=shard_id, error=str(error).split("\n")[0])
 

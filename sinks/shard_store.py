@@ -8,7 +8,7 @@ Refuses cursors of another topic id. Blocking; one thread at a time.
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -19,8 +19,10 @@ import polars as pl
 import psycopg
 import pyarrow as pa
 
+from headrace import metrics
 from headrace.clock import Clock
-from headrace.errors import IncarnationError, UnavailableError
+from headrace.errors import FatalError, IncarnationError, UnavailableError
+from headrace.log import get_logger
 from headrace.settings import Settings
 from headrace.shards.address import ShardAddress, connect
 from headrace.shards.map import key_bounds
@@ -28,12 +30,17 @@ from schemas.frame import Frame, FrameHeader
 from sinks.copy_binary import copy_rows
 from sinks.cursors import Applied, Cursor
 from sinks.leaf_partitions import GRAINS, Leaf, create_leaves, existing_leaves, leaves_ahead, leaves_of
-from sinks.versioned_rows import newest_rows
+from sinks.versioned_rows import KEY, newest_rows
 
 AHEAD_EVERY_S: Final = 3600.0
 """How often the partitions of the near future are looked after."""
 LOCK_TIMEOUT_MS: Final = 30_000
 """Longest wait for a cursor that another sink or a mover has locked; then the transaction is tried again."""
+
+KEY_TEXT_MAX: Final = 200
+"""Characters of a refused row's dimensions that are shown."""
+
+log = get_logger(__name__)
 
 _STAGE = """
     CREATE TEMPORARY TABLE IF NOT EXISTS stage (
@@ -53,7 +60,10 @@ _UPSERT = f"""
         value_e6 = excluded.value_e6, value_count = excluded.value_count, value_hist = excluded.value_hist
     WHERE t.ver < excluded.ver
 """
-_CURSOR_COLUMNS = "partition, range_id, keys, topic_id, applied_to, resume_at, fold_version, hold"
+_CURSOR_COLUMNS = (
+    "partition, range_id, keys, topic_id, applied_to, resume_at, fold_version, hold, "
+    "greatest(receive_us, complete_us)"
+)
 _LOCK = f"""
     SELECT {_CURSOR_COLUMNS} FROM range_cursor WHERE partition = ANY(%s) ORDER BY partition, range_id FOR UPDATE
 """
@@ -69,6 +79,20 @@ _COMPLETE = """
     UPDATE range_cursor c SET complete_us = %s FROM unnest(%s::int4[], %s::int8[]) AS n (partition, events_end)
     WHERE c.partition = n.partition AND c.applied_to >= n.events_end AND c.complete_us < %s AND NOT c.hold
 """
+
+
+_REFUSALS = (psycopg.errors.DataError, psycopg.errors.ProgramLimitExceeded)
+"""What Postgres will answer to the same rows each time."""
+
+
+class RowsRefusedError(FatalError):
+    """A shard refuses a row for good; the shard stands still at it."""
+
+
+class _RefusedError(Exception):
+    def __init__(self, table: pl.DataFrame) -> None:
+        super().__init__(table.height)
+        self.table = table
 
 
 class _MissingLeavesError(Exception):
@@ -92,11 +116,20 @@ class ShardStore:
 
     name = "postgres"
 
-    def __init__(self, settings: Settings, shard_id: str, address: ShardAddress, clock: Clock) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        shard_id: str,
+        address: ShardAddress,
+        clock: Clock,
+        ranges: Collection[int] = (),
+    ) -> None:
+        """`ranges`: what the shard map places here; the shard must know each of them."""
         self._settings = settings
         self.part = shard_id
         self._address = address
         self._clock = clock
+        self._ranges = frozenset(ranges)
         self._connection: psycopg.Connection[Any] | None = None
         self._leaves: set[Leaf] = set()
         self._ahead_at = -math.inf
@@ -110,10 +143,19 @@ class ShardStore:
     def cursors(self, partitions: Sequence[int], topic_id: str) -> list[Cursor]:
         """The cursors of these partitions, new ones at zero for every range that this shard owns.
 
-        Raises IncarnationError when a cursor speaks of another topic, UnavailableError.
+        Raises IncarnationError when a cursor speaks of another topic, UnavailableError; also when the map places a
+        range here that the shard has not been told of (a migration was cut short): served so, its customers' frames
+        would be passed over in silence.
         """
         with self._failing():
             found = self._cursors(self._connected(), partitions, topic_id)
+        unknown = self._ranges - {cursor.range_id for cursor in found}
+        if unknown and partitions:
+            raise UnavailableError(
+                f"shard {self.part} at {self._address} does not know its ranges {sorted(unknown)[:5]} "
+                f"({len(unknown)} of {len(self._ranges)})",
+                remedy="run `headrace migrate` again; the sink then goes on by itself",
+            )
         for cursor in found:
             self._check_incarnation(cursor, topic_id)
         return found
@@ -122,7 +164,8 @@ class ShardStore:
         """Write what these accepted frames, in the order of their log, bring this shard's ranges.
 
         `resume_at`: for each partition, where in `aggregates` to read on from once they are applied. On any error
-        nothing is changed, or all of it is and a repetition changes nothing. Raises UnavailableError.
+        nothing is changed, or all of it is and a repetition changes nothing. Raises UnavailableError, and
+        RowsRefusedError for a row that Postgres will never take.
         """
         with self._failing():
             connection = self._connected()
@@ -130,10 +173,13 @@ class ShardStore:
                 self._create(leaves_ahead(self._clock.now_us() // 1_000_000))
                 self._ahead_at = time.monotonic()
             try:
+                try:
+                    return self._transaction(connection, frames, resume_at)
+                except _MissingLeavesError as missing:
+                    self._create(missing.leaves)
                 return self._transaction(connection, frames, resume_at)
-            except _MissingLeavesError as missing:
-                self._create(missing.leaves)
-                return self._transaction(connection, frames, resume_at)
+            except _RefusedError as refused:
+                raise self._refusal(connection, refused.table, refused.__cause__) from refused.__cause__
 
     def complete(self, event_ends: Mapping[int, int], at_us: int) -> None:
         """Note that cursors at or past these ends of `events` hold all that there was at `at_us`.
@@ -145,8 +191,8 @@ class ShardStore:
 
     @contextmanager
     def _failing(self) -> Iterator[None]:
-        """Every error of Postgres may pass by itself, or by its operator's hand: a full disk, a lock, a restart, a
-        missing table. The shard lags meanwhile, alone, and says why."""
+        """Any other error of Postgres may pass by itself, or by its operator's hand: a full disk, a lock, a restart,
+        a missing table. The shard lags meanwhile, alone, and says why."""
         try:
             yield
         except psycopg.errors.DiskFull as error:
@@ -188,7 +234,10 @@ class ShardStore:
             if missing - self._leaves:
                 raise _MissingLeavesError(missing - self._leaves)
             if kept.height:
-                self._write(connection, kept)
+                try:
+                    self._write(connection, kept)
+                except _REFUSALS as error:
+                    raise _RefusedError(kept) from error
             if plan.moved:
                 connection.execute(_ADVANCE, _advance_arguments(plan.moved.values(), resume_at))
         changed = dict(kept.group_by("customer_id").len().iter_rows())
@@ -200,6 +249,27 @@ class ShardStore:
             with cursor.copy(_COPY) as copy:
                 copy.write(encode_rows(table))
             cursor.execute(_UPSERT)
+
+    def _refusal(
+        self, connection: psycopg.Connection[Any], table: pl.DataFrame, cause: BaseException | None
+    ) -> RowsRefusedError:
+        """Find a row that is refused by writing halves that are rolled back; count it and say which it is."""
+        while table.height > 1:
+            half = table.head(table.height // 2)
+            try:
+                with connection.transaction(force_rollback=True):
+                    self._write(connection, half)
+                table = table.tail(table.height - half.height)
+            except _REFUSALS:
+                table = half
+        key = {name: str(value)[:KEY_TEXT_MAX] for name, value in table.select(KEY).row(0, named=True).items()}
+        reason = str(cause).strip().split("\n")[0]
+        metrics.counter("headrace_sink_transactions_total", self.name, self.part, "refused").inc()
+        log.error("row_refused", store=self.part, error=reason, **key)
+        return RowsRefusedError(
+            f"shard {self.part} refuses a row for good ({type(cause).__name__}: {reason}): {key}",
+            remedy="the shard stands still at this row and the others go on; report it, with the row's key",
+        )
 
     def _create(self, wanted: set[Leaf]) -> None:
         connection = self._connected()
@@ -320,5 +390,5 @@ def _advance_arguments(moved: Iterable[tuple[Cursor, Frame]], resume_at: Mapping
 
 
 def _cursor(row: tuple[Any, ...]) -> Cursor:
-    partition, range_id, keys, topic_id, applied_to, resume_at, fold_version, hold = row
-    return Cursor(partition, range_id, *key_bounds(keys), topic_id, applied_to, resume_at, fold_version, hold)
+    partition, range_id, keys, *rest = row
+    return Cursor(partition, range_id, *key_bounds(keys), *rest)

@@ -37,6 +37,8 @@ PARTITIONS = 2
 CUSTOMERS = (1, 2, 100_001, 200_001, 300_005)
 FIRST_SHARD = {1, 2, 200_001}
 WAIT_S = 30.0
+NOT_COMMITTED = -1001
+"""What the broker's client says of a partition without a committed offset."""
 
 
 @pytest.fixture
@@ -237,12 +239,12 @@ def test_a_second_sink_shares_the_partitions_and_takes_over(
     assert committed(settings) == ends(settings)
 
 
-def committed(settings: Settings) -> dict[int, int]:
-    """What the sink's group says is no longer needed, once it says so of everything."""
+def committed(settings: Settings, within_s: float = 10) -> dict[int, int]:
+    """What the sink's group says is no longer needed, once it says so of everything or the time is over."""
     topic = Topics(settings.topic_prefix).aggregates
     asking = kafka.consumer(settings, postgres_sink.GROUP)
     try:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + within_s
         while True:
             found = asking.committed([kafka.TopicPartition(topic, p) for p in range(PARTITIONS)], 10)
             offsets = {item.partition: item.offset for item in found}
@@ -274,21 +276,105 @@ def test_frames_of_another_fold_version_are_refused(
     assert counted('headrace_frames_refused_total{reader="postgres-shard-1",reason="other_version"}') >= 1
 
 
-def test_a_store_of_another_incarnation_stops_the_sink(
-    settings: Settings, postgres: Databases, run_sink: Callable[..., RunningSink]
-) -> None:
-    with psycopg.connect(postgres.shard_dsn(1), autocommit=True) as connection:
+def set_topic_id(dsn: str, topic_id: str) -> None:
+    with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute(
             """
             INSERT INTO range_cursor (partition, range_id, keys, topic_id)
-            SELECT 0, range_id, keys, 'another' FROM range_owner
-            """
+            SELECT p, range_id, keys, %s FROM range_owner, unnest(%s::int4[]) AS p
+            ON CONFLICT (partition, range_id) DO UPDATE SET topic_id = excluded.topic_id
+            """,
+            (topic_id, list(range(PARTITIONS))),
         )
+
+
+def test_a_shard_of_another_incarnation_is_set_aside_alone(
+    settings: Settings,
+    postgres: Databases,
+    logs: list[PartitionLog],
+    run_sink: Callable[..., RunningSink],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(postgres_sink, "FAILED_RETRY_S", 1.0)
+    set_topic_id(postgres.shard_dsn(1), "another")
+    sink = run_sink(settings)
+    topic = FrameTopic(settings)
+    for log in logs:
+        write_in_frames(topic, log, 300)
+    topic.flush()
+
+    wait_until(lambda: caught_up(postgres.shard_dsn(0), logs))
+    assert stored_rows(postgres.shard_dsn(0)) == expected(logs, 0)
+    assert counted('headrace_sink_lanes_detached{shard="shard-2"}') == 1
+    assert applied_to(postgres.shard_dsn(1)) == {p: {0} for p in range(PARTITIONS)}
+    time.sleep(postgres_sink.FAILED_RETRY_S + 2.5)  # retried, and past the next commit of positions
+    assert sink.failure is None
+    assert committed(settings, within_s=0) == dict.fromkeys(range(PARTITIONS), NOT_COMMITTED)
+
+    set_topic_id(postgres.shard_dsn(1), logs[0].topic_id)
+    wait_until(lambda: caught_up(postgres.shard_dsn(1), logs))
+    assert stored_rows(postgres.shard_dsn(1)) == expected(logs, 1)
+    wait_until(lambda: counted('headrace_sink_lanes_detached{shard="shard-2"}') == 0)
+    assert committed(settings) == ends(settings)
+
+
+def test_a_shard_that_the_log_does_not_reach_back_to_is_set_aside_alone(
+    settings: Settings, postgres: Databases, logs: list[PartitionLog], run_sink: Callable[..., RunningSink]
+) -> None:
+    topic = FrameTopic(settings)
+    for log in logs:
+        write_in_frames(topic, log, 100, end=1_000)
+    topic.flush()
+    sink = run_sink(settings)
+    wait_until(lambda: applied_to(postgres.shard_dsn(0)) == {p: {1_000} for p in range(PARTITIONS)})
+    wait_until(lambda: applied_to(postgres.shard_dsn(1)) == {p: {1_000} for p in range(PARTITIONS)})
+    sink.stop()
+    with psycopg.connect(postgres.shard_dsn(1), autocommit=True) as connection:
+        connection.execute("UPDATE range_cursor SET applied_to = 0, resume_at = 0")  # an old backup
+    delete_frames_below(settings, 5)
+
+    sink = run_sink(settings)
+    for log in logs:
+        write_in_frames(topic, log, 100, begin=1_000, writer="b" * 32)
+    topic.flush()
+    wait_until(lambda: caught_up(postgres.shard_dsn(0), logs))
+    assert stored_rows(postgres.shard_dsn(0)) == expected(logs, 0)
+    time.sleep(1)
+    assert sink.failure is None
+    assert applied_to(postgres.shard_dsn(1)) == {p: {0} for p in range(PARTITIONS)}
+
+
+def test_the_sink_stops_when_every_shard_is_of_another_incarnation(
+    settings: Settings, postgres: Databases, run_sink: Callable[..., RunningSink]
+) -> None:
+    for shard in (0, 1):
+        set_topic_id(postgres.shard_dsn(shard), "another")
     sink = run_sink(settings)
 
     wait_until(lambda: sink.failure is not None)
     assert isinstance(sink.failure, IncarnationError)
     assert "another" in str(sink.failure)
+
+
+def test_a_range_of_the_map_that_its_shard_does_not_know_is_waited_for(
+    settings: Settings, postgres: Databases, logs: list[PartitionLog], run_sink: Callable[..., RunningSink]
+) -> None:
+    dsn = postgres.shard_dsn(1)
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute("DELETE FROM range_owner")  # migrate ended between the shard's tables and this
+    sink = run_sink(settings)
+    topic = FrameTopic(settings)
+    for log in logs:
+        write_in_frames(topic, log, 300)
+    topic.flush()
+    wait_until(lambda: caught_up(postgres.shard_dsn(0), logs))
+    time.sleep(2.5)  # past the next commit of positions
+    assert committed(settings, within_s=0) == dict.fromkeys(range(PARTITIONS), NOT_COMMITTED)
+
+    migrate(settings)
+    wait_until(lambda: caught_up(dsn, logs))
+    assert stored_rows(dsn) == expected(logs, 1)
+    assert sink.failure is None
 
 
 def test_a_trimmed_log_is_refused_not_skipped(
@@ -297,16 +383,21 @@ def test_a_trimmed_log_is_refused_not_skipped(
     topic = FrameTopic(settings)
     write_in_frames(topic, logs[0], 100)
     topic.flush()
-    name = Topics(settings.topic_prefix).aggregates
-    wanted = kafka.TopicPartition(name, 0, 5)
-    client = kafka.admin(settings)
-    client.delete_records([wanted])[wanted].result(10)
+    delete_frames_below(settings, 5, partitions=1)
 
     sink = run_sink(settings)
 
     wait_until(lambda: sink.failure is not None)
     assert isinstance(sink.failure, HeadraceError)
     assert "does not hold the offset" in str(sink.failure)
+
+
+def delete_frames_below(settings: Settings, offset: int, partitions: int = PARTITIONS) -> None:
+    name = Topics(settings.topic_prefix).aggregates
+    client = kafka.admin(settings)
+    wanted = [kafka.TopicPartition(name, partition, offset) for partition in range(partitions)]
+    for future in client.delete_records(wanted).values():
+        future.result(10)
 
 
 def start_sink(settings: Settings, log_file: Path) -> subprocess.Popen[bytes]:
@@ -405,9 +496,14 @@ def test_a_shard_that_is_down_lags_alone_and_catches_up(
     time.sleep(max(0.0, 10.0 - (time.monotonic() - down_at)))
     print(f"healthy shard's slowest frame: {slowest:.2f} s while the other was down")
     assert slowest < 3.0
+    assert counted('headrace_freshness_seconds{shard="shard-2",store="postgres"}') > 5
+    wait_until(lambda: counted('headrace_freshness_seconds{shard="shard-1",store="postgres"}') < 3)
+    assert counted('headrace_sink_queue_bytes{shard="shard-2",store="postgres"}') > 0
     assert stored_rows(healthy_dsn) == expected(logs, 0)
 
     start_part(sick)
     wait_until(lambda: caught_up(sick_dsn, logs))
     assert stored_rows(sick_dsn) == expected(logs, 1)
+    wait_until(lambda: counted('headrace_freshness_seconds{shard="shard-2",store="postgres"}') < 3)
+    wait_until(lambda: counted('headrace_sink_queue_bytes{shard="shard-2",store="postgres"}') == 0, 5)
     assert sink.failure is None

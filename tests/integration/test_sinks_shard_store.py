@@ -1,23 +1,28 @@
 """One shard's transactions, without Kafka: leaves, retention, holds, plans, lost answers."""
 
+import secrets
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import psycopg
 import pytest
 
-from headrace.clock import SystemClock
-from headrace.errors import UnavailableError
+from headrace import metrics
+from headrace.clock import ManualClock, SystemClock
+from headrace.errors import FatalError, UnavailableError
 from headrace.migrations import migrate
 from headrace.settings import Settings
 from headrace.shards.address import ShardAddress
-from schemas.frame import Frame, decode_chunk
+from headrace.shards.router import Router
+from schemas.frame import Frame, decode_chunk, encode_frame
+from sinks import retention
 from sinks.leaf_partitions import Leaf, existing_leaves, stray_leaves
 from sinks.retention import cuts, expired, tidy
 from sinks.shard_store import ShardStore
-from tests.frame_log import PartitionLog, applied_to, stored_rows
+from tests.frame_log import PartitionLog, applied_to, arrow_rows, stored_rows
 from tests.integration.conftest import Databases, MakeSettings
 
 CUSTOMERS = (1, 2, 200_001)
@@ -179,6 +184,51 @@ def test_only_whole_leaves_below_the_cut_expire() -> None:
         0: 10**9 - 48 * 3600,
         1: 10**9 - 400 * 86_400,
     }
+
+
+def test_a_clock_that_runs_ahead_deletes_nothing(
+    store: ShardStore, settings: Settings, postgres: Databases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dsn, log = postgres.shard_dsn(0), log_of()
+    store.apply(frames(log, 500), {0: 1})
+    one(dsn, "UPDATE rollup_rows SET open = false RETURNING 1")
+    rows = stored_rows(dsn)
+    newest_s = log.start_s + 3 * 3600
+    one(dsn, "UPDATE range_cursor SET receive_us = %s RETURNING 1", (newest_s * 1_000_000,))
+    monkeypatch.setattr(retention, "FIRST_AFTER_S", 0.05, raising=False)
+    monkeypatch.setattr(retention, "EVERY_S", 0.05)
+    with Router(settings) as router:
+        router.map()
+        thread = retention.Retention(settings, router, ManualClock((log.start_s + 2 * 365 * 86_400) * 1_000_000))
+        thread.start()
+        deadline = time.monotonic() + 20
+        while one(dsn, "SELECT count(*) FROM retention_cut") < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        thread.stop()
+        thread.join(20)
+    assert one(dsn, "SELECT generation_min FROM retention_cut WHERE grain = 0") == newest_s - 48 * 3600
+    assert stored_rows(dsn) == rows
+
+
+def test_a_row_that_postgres_never_takes_is_named(store: ShardStore, postgres: Databases) -> None:
+    dsn, log = postgres.shard_dsn(0), log_of()
+    rows = log.rows(0, 500)
+    for dims in ("a\0b", secrets.token_hex(10_000)):
+        unfit = sorted([*rows, (*rows[77][:4], dims, *rows[77][5:])])
+        header = frames(log, 500)[0].header
+        values = encode_frame(header, arrow_rows(unfit), [], np.empty(0, dtype=np.int64))
+        frame = Frame(header, tuple(decode_chunk(value) for value in values))
+        with pytest.raises(FatalError) as caught:
+            store.apply([frame], {0: 1})
+        assert f"'customer_id': '{rows[77][0]}'" in str(caught.value)
+        assert repr(dims[:200]) in str(caught.value)
+    refused = 'headrace_sink_transactions_total{outcome="refused",shard="shard-1",store="postgres"}'
+    assert any(line.startswith(refused) for line in metrics.exposition()[0].decode().splitlines())
+    assert stored_rows(dsn) == []
+    assert applied_to(dsn)[0] == {0}
+    store.apply(frames(log, 500), {0: 1})
+    assert stored_rows(dsn) == rows
 
 
 def test_a_held_range_stands_still_and_the_others_go_on(store: ShardStore, postgres: Databases) -> None:
