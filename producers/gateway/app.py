@@ -38,6 +38,8 @@ class Gateway:
         self._publisher: Publisher | None = None
         self._receiver: Receiver | None = None
         self._stopping = False
+        self._was_ready = False
+        self._looking: asyncio.Task[None] | None = None
         self._probed_at_s = float("-inf")
         self._probed: dict[str, str] = {}
         self._probing = asyncio.Lock()
@@ -58,13 +60,13 @@ class Gateway:
         async def livez() -> dict[str, bool]:
             return {"ok": True}
 
-        @api.get("/readyz", summary="Whether events can be taken: Kafka and the control database answer")
+        @api.get("/readyz", summary="Whether this gateway should get requests; the body tells what is away")
         async def readyz() -> JSONResponse:
-            return self._readiness(await self._wrong())
+            return await self._readiness()
 
-        @api.get("/startupz", summary="As /readyz")
+        @api.get("/startupz", summary="As /readyz: 503 until Kafka and the control database answered once")
         async def startupz() -> JSONResponse:
-            return self._readiness(await self._wrong())
+            return await self._readiness()
 
         @api.get("/metrics", summary="Prometheus metrics")
         async def exposition() -> Response:
@@ -95,26 +97,38 @@ class Gateway:
         try:
             yield
         finally:
+            if self._looking is not None:
+                await self._looking
             await self._publisher.close()
             await self._directory.close()
 
-    async def _wrong(self) -> dict[str, str]:
-        """What keeps us from taking events, by dependency."""
+    async def _readiness(self) -> JSONResponse:
+        """503 while it stops, or before all it needs answered once. Later a dependency that is away does not count:
+        every gateway would leave the balancer at once, known write keys serve on without the control database, and
+        without Kafka senders need our 503 with its Retry-After."""
         if self._stopping:
-            return {"process": "stopping"}
-        assert self._publisher is not None
-        async with self._probing:
-            if self._clock.monotonic() - self._probed_at_s >= PROBE_CACHE_S:
-                of_kafka, of_control = await asyncio.gather(
-                    asyncio.to_thread(self._publisher.probe), self._directory.probe()
-                )
-                found = {"kafka": of_kafka, "postgres_control": of_control}
-                self._probed = {name: wrong for name, wrong in found.items() if wrong is not None}
-                self._probed_at_s = self._clock.monotonic()
-        return self._probed
+            return JSONResponse({"ok": False, "wrong": {"process": "stopping"}}, status_code=503)
+        if not self._was_ready:
+            async with self._probing:
+                await self._probe()
+        elif not self._probing.locked():  # told from the last look, so that a slow dependency slows no probe
+            self._looking = asyncio.create_task(self._look())
+        self._was_ready = self._was_ready or not self._probed
+        return JSONResponse({"ok": not self._probed, "wrong": self._probed}, 200 if self._was_ready else 503)
 
-    def _readiness(self, wrong: dict[str, str]) -> JSONResponse:
-        return JSONResponse({"ok": not wrong, "wrong": wrong}, status_code=503 if wrong else 200)
+    async def _look(self) -> None:
+        async with self._probing:
+            await self._probe()
+
+    async def _probe(self) -> None:
+        """Ask what events need, unless that was done a moment ago."""
+        assert self._publisher is not None
+        if self._clock.monotonic() - self._probed_at_s < PROBE_CACHE_S:
+            return
+        of_kafka, of_control = await asyncio.gather(asyncio.to_thread(self._publisher.probe), self._directory.probe())
+        found = {"kafka": of_kafka, "postgres_control": of_control}
+        self._probed = {name: wrong for name, wrong in found.items() if wrong is not None}
+        self._probed_at_s = self._clock.monotonic()
 
 
 def event_paths(table: RouteTable) -> dict[str, Any]:

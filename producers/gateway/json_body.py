@@ -25,10 +25,20 @@ DEPTH_MAX: Final = 64
 LEVELS_AROUND: Final = 2
 """What a batch puts around an event: an object and a list."""
 
+LENIENT_BYTES_MAX: Final = 4 * 1024 * 1024
+"""Of a body that is taken apart; it costs up to a second of one core a MiB, SDKs' batches stay under half a MiB."""
+
+LISTS_MAX: Final = 256
+"""Lists among the values of such a body's object; one is the batch, and each costs a search."""
+
+MENTIONED_KEYS_MAX: Final = 4
+"""Write keys that are looked for in a body before it is taken apart."""
+
 _DECODE = msgspec.json.Decoder().decode
 _QUOTE, _COMMA, _COLON = ord('"'), ord(","), ord(":")
 _OPEN_OBJECT, _CLOSE_OBJECT, _OPEN_ARRAY, _CLOSE_ARRAY = ord("{"), ord("}"), ord("["), ord("]")
 _UNFIT = re.compile("[\x00\ud800-\udfff]")
+_WRITE_KEY = re.compile(rb'"writeKey"\s*:\s*"([^"\\\x00-\x1f\x80-\xff]{1,512})"')
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -38,6 +48,10 @@ class BodyError(PoisonError):
     def __init__(self, reason: str, message: str, *, status: int = 400) -> None:
         super().__init__(reason, message)
         self.status = status
+
+
+class NotPlainError(Exception):
+    """A body that only the slow, lenient way can make something of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,21 +71,31 @@ class Parsed:
     cleaned: bool
 
 
-def parse(body: bytes, elements_max: int) -> Parsed:
+def parse(body: bytes, elements_max: int, *, lenient: bool = True) -> Parsed:
     """Parse `body`; an event list longer than `elements_max` is refused before any work on its elements.
 
     The event list is what stands in an array that is the body, or that is a value of the body's object.
-    Raises BodyError.
+    Raises BodyError; NotPlainError for a body that needs the slow way when that is not allowed.
     """
     try:
         value = _DECODE(body)
     except (msgspec.DecodeError, RecursionError, ValueError):
+        if not lenient:
+            raise NotPlainError from None
         return _parse_leniently(body.removeprefix(_BOM), elements_max)
     if b"\\u0000" in body:  # an escaped backslash before u0000 costs a needless walk, nothing else
+        if not lenient:
+            raise NotPlainError
         if nests_deeper(body, DEPTH_MAX + LEVELS_AROUND):
             return _parse_leniently(body, elements_max)
         return Parsed(clean(value), True)
     return Parsed(value, False)
+
+
+def mentioned_keys(body: bytes) -> list[str]:
+    """What may be the body's write key, told without parsing it: to judge whether parsing it leniently is owed."""
+    found = itertools.islice(_WRITE_KEY.finditer(body), MENTIONED_KEYS_MAX)
+    return list(dict.fromkeys(match[1].decode() for match in found))
 
 
 def clean(value: Any) -> Any:
@@ -94,7 +118,7 @@ def clean_text(text: str) -> str:
 
 
 def nests_deeper(encoded: bytes, levels: int) -> bool:
-    """Whether the valid JSON in `encoded` nests deeper than `levels`."""
+    """Whether the JSON in `encoded` nests deeper than `levels`."""
     if encoded.count(b"{") + encoded.count(b"[") <= levels:  # for nearly all events the end of it
         return False
     return int(_Structure(encoded).depth.max(initial=0)) > levels
@@ -128,10 +152,13 @@ class _Structure:
     def is_balanced(self) -> bool:
         return bool(len(self.codes) and self.outside[-1] and self.depth[-1] == 0 and self.depth.min() >= 0)
 
-    def elements(self, level: int) -> list[tuple[int, int]]:
-        """Start and end of what stands between brackets and commas of arrays on `level`, in order."""
+    def elements(self, level: int, elements_max: int) -> list[tuple[int, int]]:
+        """Start and end of what stands between brackets and commas of arrays on `level`, in order. Raises BodyError
+        for more arrays than LISTS_MAX or more elements than `elements_max` in all."""
         at_level = self.depth == level
         starts = np.flatnonzero((self.codes == _OPEN_ARRAY) & at_level & self.outside)
+        if len(starts) > LISTS_MAX:
+            raise BodyError("malformed_json", f"the body is not plain JSON and has more than {LISTS_MAX} lists")
         cuts = (self.codes == _COMMA) & at_level & self.outside
         ends = np.flatnonzero((self.codes == _CLOSE_ARRAY) & (self.depth == level - 1) & self.outside)
         found: list[tuple[int, int]] = []
@@ -139,23 +166,29 @@ class _Structure:
             end = int(ends[np.searchsorted(ends, start)]) if len(ends) and ends[-1] > start else start + 1
             commas = (np.flatnonzero(cuts[start:end]) + start).tolist()
             edges = [start, *commas, end]
+            if len(found) + len(edges) - 1 > elements_max:
+                raise too_many(len(found) + len(edges) - 1, elements_max)
             found += [(left + 1, right) for left, right in itertools.pairwise(edges)]
         return found
 
 
 def _parse_leniently(body: bytes, elements_max: int) -> Parsed:
     """Take the event list's elements out, parse what is left, then parse each element on its own."""
+    if len(body) > LENIENT_BYTES_MAX:
+        raise BodyError(
+            "body_too_large",
+            f"the body is not plain JSON, and of such bodies at most {LENIENT_BYTES_MAX} bytes are taken apart",
+            status=413,
+        )
     structure = _Structure(body)
     head = body.lstrip()[:1]
     if not structure.is_balanced() or head not in (b"{", b"["):
         raise _malformed(body)
     objects = [
         (start, end)
-        for start, end in structure.elements(2 if head == b"{" else 1)
+        for start, end in structure.elements(2 if head == b"{" else 1, elements_max)
         if body[start:end].lstrip()[:1] == b"{"
     ]
-    if len(objects) > elements_max:
-        raise too_many(len(objects), elements_max)
     mark = secrets.token_hex(8)
     pieces, at = [], 0
     for index, (start, end) in enumerate(objects):
@@ -190,7 +223,7 @@ def _put_back(skeleton: Any, mark: str, elements: list[Any]) -> Any:
 
 def _parse_one(raw: bytes) -> Parsed:
     """Parse one event, or name what is wrong with it."""
-    if int(_Structure(raw).depth.max(initial=0)) > DEPTH_MAX:
+    if nests_deeper(raw, DEPTH_MAX):
         return Parsed(Unusable("too_deep", f"nests deeper than {DEPTH_MAX} levels", raw), False)
     text, replaced = _text(raw)
     try:

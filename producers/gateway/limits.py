@@ -46,6 +46,10 @@ class InflightBytes:
             raise OverloadedError(f"unanswered requests hold {self._held} bytes, at most {self._bytes_max} are held")
         self._held += count
 
+    @property
+    def bytes_max(self) -> int:
+        return self._bytes_max
+
     def give(self, count: int) -> None:
         """Give back what was taken."""
         self._held -= count
@@ -62,8 +66,14 @@ class Reservation:
         self._taken = 0
 
     def grow_to(self, count: int) -> None:
-        """Hold at least `count` bytes. Raises OverloadedError."""
+        """Hold at least `count` bytes. Raises OverloadedError; BodyError (413) for what can never be held."""
         if count > self._taken:
+            if count > self._inflight.bytes_max:
+                raise BodyError(
+                    "body_too_large",
+                    f"the request needs more than the {self._inflight.bytes_max} bytes that all requests may hold",
+                    status=413,
+                )
             self._inflight.take(count - self._taken)
             self._taken = count
 

@@ -38,6 +38,7 @@ REASONS: Final = frozenset(
         "timestamp_out_of_range",
         "too_many_properties",
         "event_too_large",
+        "unprocessable",
     )
 )
 """Every reason an event can be set aside for: the label of a metric, a header in `events.rejected`, the answer."""
@@ -127,7 +128,7 @@ class Normaliser:
 
         received_us = origin.received_at_us
         sent_us = parse_sent_us(event.sent_at)
-        if event.timestamp is None:
+        if event.timestamp is None or event.timestamp == "":
             original_us, timestamp_us = None, received_us
         else:
             original_us = parse_us(event.timestamp)
@@ -192,7 +193,7 @@ class Normaliser:
             return message_id, given if replaced else None
         if given not in (None, ""):
             raise PoisonError("invalid_id", "a message id must be a text")
-        if event.timestamp is None:
+        if event.timestamp is None or event.timestamp == "":
             return f"gateway-{uuid.uuid4().hex}", None
         stable = {key: item for key, item in event.raw.items() if key not in origin.volatile_keys}
         return f"content-{xxhash.xxh128_hexdigest(_ENCODE_SORTED(stable))}", None

@@ -12,22 +12,22 @@ from collections.abc import Callable, Mapping
 from typing import Final
 from urllib.parse import parse_qsl
 
-import msgspec
-
 from headrace import metrics
 from headrace.clock import Clock
-from headrace.errors import HeadraceError, OverloadedError, PoisonError, RetryableError
+from headrace.errors import HeadraceError, OverloadedError, RetryableError
 from headrace.http_server import Receive, Scope, Send
 from headrace.log import get_logger
 from headrace.settings import Settings
 from producers.gateway import cors
-from producers.gateway.answers import RETRY_AFTER_S, Answer, Refusal, Rejection, refusal_answer
+from producers.gateway.answers import RETRY_AFTER_S, Answer, Refusal, refusal_answer
 from producers.gateway.auth import Customer, WriteKeys, carried_keys
-from producers.gateway.json_body import BodyError, Unusable
+from producers.gateway.devices import browser_agent, device_lookup
+from producers.gateway.json_body import LENIENT_BYTES_MAX, BodyError, NotPlainError, mentioned_keys
 from producers.gateway.limits import ClientGoneError, InflightBytes, Reservation, inflate, read_body
-from producers.gateway.normalise import EventLimits, Normaliser, Origin, Row, row_bytes
-from producers.gateway.protocols.decoder import Decoded, Decoder, Document, RawEvent, Request, Route, RouteTable
-from producers.gateway.publish import Publisher, RejectedEvent
+from producers.gateway.normalise import EventLimits, Normaliser, Origin
+from producers.gateway.protocols.decoder import Decoded, Decoder, Document, Request, Route, RouteTable
+from producers.gateway.publish import Publisher
+from producers.gateway.taken import Taken
 
 SLICE_EVENTS: Final = 500
 """Events normalised in one go; then other requests get their turn."""
@@ -35,8 +35,12 @@ QUERY_FIELDS_MAX: Final = 1_000
 EVENTS_MAX: Final = 20_000
 """Events of one request; past it 413. Segment's own bound is 2,500, SDKs stay far below."""
 
+LENIENT_INLINE_BYTES_MAX: Final = 64 * 1024
+"""Bodies that are not plain JSON are taken apart on the event loop up to here, larger ones in a thread."""
+LENIENT_WEIGHT: Final = 10
+"""Bytes of memory that taking a body apart needs for each of its bytes."""
+
 _UNKNOWN_ROUTE = "unknown"
-_ENCODE = msgspec.json.Encoder().encode
 
 log = get_logger(__name__)
 
@@ -56,10 +60,12 @@ class Receiver:
         self._write_keys = write_keys
         self._publisher = publisher
         self._clock = clock
-        self._body_bytes_max = settings.ingest_body_bytes_max
+        # What could never be held is refused as too large, not as a passing overload.
+        self._body_bytes_max = min(settings.ingest_body_bytes_max, settings.ingest_inflight_bytes_max)
         self._inflated_bytes_max = settings.ingest_inflated_bytes_max
         self._inflight = InflightBytes(settings.ingest_inflight_bytes_max)
-        self._normaliser = Normaliser(EventLimits.of(settings), _count_dropped_value)
+        self._normaliser = Normaliser(EventLimits.of(settings), _count_dropped_value, device_lookup)
+        self._repairing = asyncio.Semaphore(1)
         self._durations: dict[tuple[str, int], Callable[[float], None]] = {}
         self._accepted: dict[str, Callable[[float], None]] = {}
         self.stopping = False
@@ -104,11 +110,10 @@ class Receiver:
         handed_over = False
         try:
             request = await self._read(request, receive, reservation)
-            decoded, customer = await self._identify(decoder, request)
-            rows, rejections, rejected = await self._normalise(decoder, request, decoded, customer, scope)
-            reservation.grow_to(sum(map(row_bytes, rows)) + sum(len(item.raw) for item in rejected))
+            decoded, customer = await self._identify(decoder, request, reservation)
+            taken = await self._take(decoder, request, decoded, customer, scope, reservation)
             handed_over = True
-            await self._publisher.publish(rows, rejected, reservation.release)
+            await self._publisher.publish(taken.rows, taken.rejected, reservation.release)
         except BodyError as error:
             return self._refuse(decoder, request, Refusal(error.status, error.reason, error.message))
         except RetryableError as error:
@@ -118,14 +123,19 @@ class Receiver:
         except HeadraceError as error:
             log.error("request_failed", error=str(error), path=request.path)
             return self._refuse(decoder, request, Refusal(500, "internal", "the events could not be stored"))
+        except ClientGoneError:
+            raise
+        except Exception:  # a process edge: the client gets an answer that it understands, and may read
+            log.exception("request_failed", path=request.path)
+            return self._refuse(decoder, request, Refusal(500, "internal", "the request could not be processed"))
         finally:
             if not handed_over:
                 reservation.release()
-        if rows:
-            self._count_accepted(decoder.name, len(rows))
-        for item in rejected:
+        if taken.rows:
+            self._count_accepted(decoder.name, len(taken.rows))
+        for item in taken.rejected:
             metrics.counter("headrace_events_rejected_total", item.reason).inc()
-        return decoder.success(request, rejections)
+        return decoder.success(request, taken.rejections)
 
     async def _read(self, request: Request, receive: Receive, reservation: Reservation) -> Request:
         """The request with its body, inflated."""
@@ -135,27 +145,49 @@ class Receiver:
         body = inflate(raw, request.headers.get("content-encoding", ""), self._inflated_bytes_max, reservation)
         return dataclasses.replace(request, body=body, received_at_us=self._clock.now_us())
 
-    async def _identify(self, decoder: Decoder, request: Request) -> tuple[Decoded, Customer]:
-        """The events and their owner. Headers are tried before the body is parsed. Raises BodyError."""
+    async def _identify(
+        self, decoder: Decoder, request: Request, reservation: Reservation
+    ) -> tuple[Decoded, Customer]:
+        """The events and their owner. Headers are tried before the body is parsed, and a body that is not plain JSON
+        is taken apart only for a key that is known. Raises BodyError."""
         keys = carried_keys(request.headers, request.query)
         customer = await self._write_keys.resolve(keys) if keys else None
-        decoded = decoder.decode(request, EVENTS_MAX)
+        try:
+            decoded = decoder.decode(dataclasses.replace(request, lenient=False), EVENTS_MAX)
+        except NotPlainError:
+            if customer is None:
+                mentioned = mentioned_keys(request.body)
+                if await self._write_keys.resolve(mentioned) is None:
+                    raise _unidentified(named=bool(keys or mentioned)) from None
+            decoded = await self._repair(decoder, request, reservation)
         if decoded.cleaned:
             metrics.counter("headrace_bodies_cleaned_total").inc()
         if customer is None:
             customer = await self._write_keys.resolve(decoded.write_keys)
         if customer is None:
-            named = bool(keys or decoded.write_keys)
-            raise BodyError(
-                "unknown_write_key" if named else "missing_write_key",
-                "the write key is unknown or revoked" if named else "the request carries no write key",
-                status=401,
-            )
+            raise _unidentified(named=bool(keys or decoded.write_keys))
         return decoded, customer
 
-    async def _normalise(
-        self, decoder: Decoder, request: Request, decoded: Decoded, customer: Customer, scope: Scope
-    ) -> tuple[list[Row], list[Rejection], list[RejectedEvent]]:
+    async def _repair(self, decoder: Decoder, request: Request, reservation: Reservation) -> Decoded:
+        """Decode the slow way: larger bodies one at a time beside the event loop, what waits for it bounded by what
+        it will need."""
+        if len(request.body) <= LENIENT_INLINE_BYTES_MAX:
+            return decoder.decode(request, EVENTS_MAX)
+        if len(request.body) <= LENIENT_BYTES_MAX:  # else it is refused at once
+            reservation.grow_to(LENIENT_WEIGHT * len(request.body))
+        async with self._repairing:
+            return await asyncio.to_thread(decoder.decode, request, EVENTS_MAX)
+
+    async def _take(
+        self,
+        decoder: Decoder,
+        request: Request,
+        decoded: Decoded,
+        customer: Customer,
+        scope: Scope,
+        reservation: Reservation,
+    ) -> Taken:
+        """Rows and rejected events, never more of them in memory than is reserved."""
         client = scope.get("client")
         origin = Origin(
             customer.customer_id,
@@ -164,23 +196,15 @@ class Receiver:
             decoder.name,
             decoder.volatile_keys,
             address=client[0] if client else "",
-            user_agent=request.headers.get("user-agent", ""),
+            user_agent=browser_agent(request.headers.get("user-agent", "")),
         )
-        rows: list[Row] = []
-        rejections: list[Rejection] = []
-        rejected: list[RejectedEvent] = []
-        to_row = self._normaliser.row
-        for index, event in enumerate(decoded.events):
+        taken = Taken(decoded, self._normaliser, origin, request.body)
+        for index in range(len(decoded.events)):
             if index % SLICE_EVENTS == SLICE_EVENTS - 1:
                 await asyncio.sleep(0)
-            try:
-                rows.append(to_row(event, origin))
-            except PoisonError as error:
-                rejections.append(Rejection(index, error.reason))
-                rejected.append(
-                    RejectedEvent(customer.customer_id, error.reason, error.message, _raw(event, request))
-                )
-        return rows, rejections, rejected
+            taken.take(index)
+            reservation.grow_to(taken.held_bytes)
+        return taken
 
     async def _document(self, document: Document, request: Request) -> Answer:
         """A settings document. It is needed to start and holds no secret: without the control database it is given
@@ -242,14 +266,12 @@ def _query(raw: bytes) -> dict[str, str]:
     return query
 
 
-def _raw(event: RawEvent | Unusable, request: Request) -> bytes:
-    """The event as received, as far as it was parsed; the whole body where it nests too deep to be written again."""
-    if isinstance(event, Unusable):
-        return event.raw
-    try:
-        return _ENCODE(event.raw)
-    except RecursionError:
-        return request.body
+def _unidentified(*, named: bool) -> BodyError:
+    return BodyError(
+        "unknown_write_key" if named else "missing_write_key",
+        "the write key is unknown or revoked" if named else "the request carries no write key",
+        status=401,
+    )
 
 
 def _not_found(path: str) -> Answer:

@@ -5,7 +5,7 @@ Pure: `received_at_us` is given. A time without an offset is UTC.
 
 import math
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from headrace.errors import PoisonError
@@ -16,8 +16,10 @@ SKEW_TOLERANCE_US: Final = 60_000_000
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _EXPANDED_YEAR = re.compile(r"[+-]\d{5,}|\d{5,}-")
+_LEAP_SECOND = re.compile(r"([T ]\d\d:\d\d:)60(?=[.,Z+-]|$)")
 _MILLISECONDS_FROM = 1e11
 """Numbers from here on are milliseconds (1973 in milliseconds, the year 5138 in seconds)."""
+_NUMBER_MAX = 1e15
 
 
 def parse_us(value: Any) -> int:
@@ -26,21 +28,35 @@ def parse_us(value: Any) -> int:
     Raises PoisonError: `timestamp_invalid`, or `timestamp_out_of_range` for what no calendar here can hold.
     """
     if isinstance(value, str):
-        try:
-            moment = datetime.fromisoformat(value)
-        except ValueError:
-            if _EXPANDED_YEAR.match(value):
-                raise out_of_range(value) from None
-            raise PoisonError("timestamp_invalid", f"timestamp {value[:40]!r} is not ISO-8601") from None
-        if moment.tzinfo is None:
-            moment = moment.replace(tzinfo=UTC)
-        elapsed = moment - _EPOCH
+        elapsed = _moment(value) - _EPOCH
         return (elapsed.days * 86_400 + elapsed.seconds) * 1_000_000 + elapsed.microseconds
-    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-        if abs(value) > 1e15:
+    # Compared, not asked by math.isfinite: an integer may lie beyond what a double holds.
+    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf:
+        if abs(value) > _NUMBER_MAX:
             raise out_of_range(value)
         return round(value * 1000) if abs(value) >= _MILLISECONDS_FROM else round(value * 1_000_000)
-    raise PoisonError("timestamp_invalid", f"timestamp {str(value)[:40]!r} is not a time")
+    raise PoisonError("timestamp_invalid", f"timestamp {_shown(value)!r} is not a time")
+
+
+def _moment(text: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        if _EXPANDED_YEAR.match(text):
+            raise out_of_range(text) from None
+        moment = _leap_second(text)
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+
+
+def _leap_second(text: str) -> datetime:
+    """A time whose second is 60: the one after, as clocks without leap seconds count."""
+    earlier, found = _LEAP_SECOND.subn(r"\g<1>59", text, count=1)
+    try:
+        if not found:
+            raise ValueError(text)
+        return datetime.fromisoformat(earlier) + timedelta(seconds=1)
+    except (ValueError, OverflowError):
+        raise PoisonError("timestamp_invalid", f"timestamp {text[:40]!r} is not ISO-8601") from None
 
 
 def parse_sent_us(value: Any) -> int | None:
@@ -68,4 +84,10 @@ def is_plausible(us: int) -> bool:
 
 def out_of_range(value: Any) -> PoisonError:
     """The refusal of a time before 2000 or after 2100."""
-    return PoisonError("timestamp_out_of_range", f"timestamp {str(value)[:40]} is not between 2000 and 2100")
+    return PoisonError("timestamp_out_of_range", f"timestamp {_shown(value)} is not between 2000 and 2100")
+
+
+def _shown(value: Any) -> str:
+    # Python refuses to write integers of more than 4,300 digits.
+    too_long = isinstance(value, int) and value.bit_length() > 1024
+    return "of more than 300 digits" if too_long else str(value)[:40]

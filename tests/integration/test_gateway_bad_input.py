@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import threading
 import time
 import zlib
 from collections.abc import Iterator
@@ -152,15 +153,82 @@ def test_a_body_of_unknown_length_is_bounded_too(world: GatewayWorld, gateway: G
     assert (answer.status_code, answer.json()["error"]) == (413, "body_too_large")
 
 
-def test_more_than_may_be_under_way_is_refused_at_once(
+def test_more_than_may_ever_be_under_way_is_too_large_not_overload(
     make_settings: MakeSettings, postgres: Databases, tmp_path: Path
 ) -> None:
     settings: Any = make_settings("kafka", "postgres", ingest_inflight_bytes_max=64 * 1024)
     world = make_gateway_world(settings, postgres.shards, tmp_path)
     with world.running() as gateway:
         started = time.monotonic()
-        answer = post(world, gateway, f'{{"batch":[{good(0)}],"x":"{"y" * 100_000}"}}'.encode())
-        assert (answer.status_code, answer.json()["error"]) == (503, "overloaded")
-        assert answer.headers["retry-after"] == "2"
+        large = f'{{"batch":[{good(0)}],"x":"{"y" * 100_000}"}}'.encode()
+        for content in (large, gzip.compress(large), f'{{"batch":[{",".join([good(0)] * 200)}]}}'.encode()):
+            answer = post(world, gateway, content)
+            assert (answer.status_code, answer.json()["error"]) == (413, "body_too_large")
+            assert "retry-after" not in answer.headers
         assert time.monotonic() - started < 2
         assert post(world, gateway, f'{{"batch":[{good(0)}]}}'.encode()).status_code == 200
+        assert "headrace_ingest_inflight_bytes 0.0" in httpx.get(f"{gateway.url}/metrics").text
+
+
+def test_a_small_body_cannot_become_gigabytes(world: GatewayWorld, gateway: GatewayProcess) -> None:
+    process = psutil.Process(gateway.process.pid)
+    assert post(world, gateway, f'{{"batch":[{good(0)}]}}'.encode()).status_code == 200
+    before = process.memory_info().rss
+    message = '{"type":"track","event":"e"}'
+    # One long text; and as many keys as its bytes allow, each merged with a context of the message's own.
+    keys = ",".join(f'"{number}":1' for number in range(3000))
+    for context, count, own in (("y" * 200_000, 1500, ""), ("y" * 30_000, 20_000, ""), (keys, 15_000, "own")):
+        shared = f"{{{context}}}" if own else f'{{"x":"{context}"}}'
+        each = message[:-1] + ',"context":{"a":1}}' if own else message
+        body = f'{{"context":{shared},"batch":[{",".join([each] * count)}]}}'.encode()
+        answer = post(world, gateway, gzip.compress(body))
+        assert (answer.status_code, answer.json()["error"]) == (413, "body_too_large")
+    # What stays within that bound is still reserved while it grows, row by row.
+    body = f'{{"batch":[{",".join([message] * 20_000)}],"context":{{"x":"{"y" * 700}"}}}}'.encode()
+    assert post(world, gateway, gzip.compress(body)).status_code in (200, 503)
+    assert process.memory_info().rss - before < 200 * MIB
+
+
+def test_a_body_to_take_apart_neither_stops_the_others_nor_comes_from_nobody(
+    world: GatewayWorld, gateway: GatewayProcess
+) -> None:
+    message = '{"type":"track","event":"e","properties":{"a":[1,{"b":2}],"x":NaN}}'
+    slow = gzip.compress(f'{{"batch":[{",".join([message] * 19_000)}]}}'.encode())
+    answer = httpx.post(f"{gateway.url}/v1/batch", content=slow, auth=("wk_nobody", ""), timeout=30)
+    assert (answer.status_code, answer.json()["error"]) == (401, "unknown_write_key")
+    assert answer.elapsed.total_seconds() < 0.5, "an unknown key buys no work"
+    answer = httpx.post(f"{gateway.url}/v1/batch", content=slow, timeout=30)
+    assert (answer.status_code, answer.json()["error"]) == (401, "missing_write_key")
+
+    waits: list[float] = []
+    done = threading.Event()
+
+    def watch() -> None:
+        with httpx.Client(base_url=gateway.url, timeout=30) as client:
+            while not done.is_set():
+                waits.append(client.get("/livez").elapsed.total_seconds())
+                time.sleep(0.01)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    answer = post(world, gateway, slow)
+    done.set()
+    watcher.join(30)
+    assert (answer.status_code, len(answer.json()["rejected"])) == (200, 19_000)
+    assert max(waits) < 0.8, "others are served while a body is taken apart"
+
+    keyed = f'{{"writeKey":"{world.write_key}","batch":[{good(7)},{message}]}}'.encode()
+    answer = httpx.post(f"{gateway.url}/v1/batch", content=keyed, timeout=30)
+    assert answer.json() == {"success": True, "rejected": [{"index": 1, "reason": "non_finite_number"}]}
+
+
+def test_events_that_once_failed_the_whole_request_are_rejected_alone(
+    world: GatewayWorld, gateway: GatewayProcess
+) -> None:
+    texts = [good(0), bad(type='["track"]'), bad(timestamp="9" * 400), good(1)]
+    answer = post(world, gateway, f'{{"batch":[{",".join(texts)}],"sentAt":{"9" * 400}}}'.encode())
+    assert answer.json() == {
+        "success": True,
+        "rejected": [{"index": 1, "reason": "unknown_type"}, {"index": 2, "reason": "timestamp_out_of_range"}],
+    }
+    assert {row["message_id"] for row in world.events(2)} == {"good-0", "good-1"}

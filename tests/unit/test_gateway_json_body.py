@@ -1,6 +1,7 @@
 """Bodies: what is parsed, what is repaired, what is named unusable without harm to its neighbours."""
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -9,10 +10,15 @@ from hypothesis import strategies as st
 
 from producers.gateway.json_body import (
     DEPTH_MAX,
+    LENIENT_BYTES_MAX,
+    LISTS_MAX,
+    MENTIONED_KEYS_MAX,
     BodyError,
+    NotPlainError,
     Unusable,
     clean_text,
     key_count,
+    mentioned_keys,
     nests_deeper,
     parse,
 )
@@ -111,6 +117,35 @@ def test_a_long_list_is_refused_before_its_elements_are_parsed() -> None:
     with pytest.raises(BodyError) as caught:
         parse(b'{"batch":[' + b'{"a":NaN},' * 20 + b"{}]}", 20)
     assert (caught.value.reason, caught.value.status) == ("too_many_events", 413)
+
+
+def test_lenient_work_is_bounded_before_it_begins() -> None:
+    lists = b",".join(b'"k%d":[]' % number for number in range(LISTS_MAX + 1))
+    numbers = b"1," * ELEMENTS_MAX + b"1"
+    cases = [
+        (b"{" + lists + b',"batch":[NaN]}', 400, "malformed_json"),
+        (b'{"batch":[' + numbers + b'],"x":NaN}', 413, "too_many_events"),
+        (b'{"batch":[NaN],"x":"' + b"y" * LENIENT_BYTES_MAX + b'"}', 413, "body_too_large"),
+    ]
+    for body, status, reason in cases:
+        started = time.process_time()
+        with pytest.raises(BodyError) as caught:
+            parse(body, ELEMENTS_MAX)
+        assert (caught.value.status, caught.value.reason) == (status, reason)
+        assert time.process_time() - started < 0.2
+
+
+def test_without_leave_only_plain_json_is_parsed() -> None:
+    assert parse(b'{"batch":[1]}', ELEMENTS_MAX, lenient=False).value == {"batch": [1]}
+    for body in (b'{"batch":[NaN]}', b'{"batch":["\\u0000"]}', b"{", b""):
+        with pytest.raises(NotPlainError):
+            parse(body, ELEMENTS_MAX, lenient=False)
+
+
+def test_keys_are_found_in_a_body_that_is_not_parsed() -> None:
+    assert mentioned_keys(b'{"writeKey" : "wk_a-1","batch":[NaN]}') == ["wk_a-1"]
+    assert mentioned_keys(b'{"batch":[NaN]}') == []
+    assert len(mentioned_keys(b"".join(b'"writeKey":"%d",' % number for number in range(99)))) == MENTIONED_KEYS_MAX
 
 
 @pytest.mark.parametrize(

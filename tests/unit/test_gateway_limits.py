@@ -66,9 +66,13 @@ def test_zero_padding_after_a_member_is_no_fault() -> None:
 def test_a_bomb_stops_at_what_may_be_under_way() -> None:
     inflight = InflightBytes(5 * 1024 * 1024)
     reservation = Reservation(inflight)
-    with pytest.raises(OverloadedError):
-        inflate(gzip.compress(b"a" * 50_000_000), "gzip", MANY, reservation)
+    bomb = gzip.compress(b"a" * 50_000_000)
+    with pytest.raises(BodyError) as caught:  # nobody's end makes room for it: coming back later would not help
+        inflate(bomb, "gzip", MANY, reservation)
+    assert (caught.value.status, caught.value.reason) == (413, "body_too_large")
     assert inflight.held <= 5 * 1024 * 1024
+    with pytest.raises(OverloadedError):
+        inflate(gzip.compress(b"a" * 2_000_000), "gzip", MANY, Reservation(inflight))
     reservation.release()
     assert inflight.held == 0
 

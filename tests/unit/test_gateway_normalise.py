@@ -150,6 +150,8 @@ def test_a_lookup_sees_the_address_and_fills_what_is_open() -> None:
         ("2024-02-29T02:00:35+02:00", "2024-02-29T00:00:35+00:00"),
         ("2024-02-29T00:00:35", "2024-02-29T00:00:35+00:00"),
         ("2024-02-29T00:00:35.332123456Z", "2024-02-29T00:00:35.332123+00:00"),
+        ("2016-12-31T23:59:60Z", "2017-01-01T00:00:00+00:00"),
+        ("2016-12-31T23:59:60.500Z", "2017-01-01T00:00:00.500+00:00"),
         (1_709_164_835, "2024-02-29T00:00:35+00:00"),
         (1_709_164_835_332, "2024-02-29T00:00:35.332+00:00"),
         (1_709_164_835.25, "2024-02-29T00:00:35.250+00:00"),
@@ -159,6 +161,13 @@ def test_times_as_senders_write_them(text: Any, same: str) -> None:
     assert parse_us(text) == microseconds(same)
 
 
+def test_an_empty_time_counts_as_none() -> None:
+    row = row_of({"timestamp": ""})
+    assert (row["timestamp_us"], row["original_timestamp_us"]) == (NOW_US, None)
+    row = row_of({"timestamp": "", "originalTimestamp": "2026-06-01T11:00:00Z"})
+    assert row["timestamp_us"] == microseconds("2026-06-01T11:00:00+00:00")
+
+
 def test_the_skew_rule_begins_past_a_minute() -> None:
     event_us, sent_us = NOW_US - 10_000_000, NOW_US - SKEW_TOLERANCE_US
     assert stored_us(event_us, sent_us, NOW_US) == event_us
@@ -166,7 +175,9 @@ def test_the_skew_rule_begins_past_a_minute() -> None:
     assert stored_us(event_us, None, NOW_US) == event_us
 
 
-@pytest.mark.parametrize("absurd", ["0001-01-01T00:00:00Z", "+275760-09-13T00:00:00.000Z", "soon", [], 1e300, True])
+@pytest.mark.parametrize(
+    "absurd", ["0001-01-01T00:00:00Z", "+275760-09-13T00:00:00.000Z", "soon", [], 1e300, 10**400, 10**4000, True]
+)
 def test_an_absurd_sending_time_corrects_nothing(absurd: Any) -> None:
     assert parse_sent_us(absurd) is None
     row = row_of({"timestamp": "2026-06-01T11:00:00Z", "sentAt": absurd})

@@ -26,6 +26,8 @@ class Request:
     body: bytes
     received_at_us: int
     parameters: Mapping[str, str] = field(default_factory=dict)
+    lenient: bool = True
+    """Whether a body that is not plain JSON may be taken apart; without, decoding it raises NotPlainError."""
 
 
 class RawEvent(msgspec.Struct):
@@ -70,7 +72,7 @@ class Decoder(Protocol):
     """Keys of a raw event that change from one attempt of the sender to the next."""
 
     def decode(self, request: Request, events_max: int) -> Decoded:
-        """The request's events. Raises BodyError when nothing of the body can be used."""
+        """The request's events. Raises BodyError when nothing of the body can be used, NotPlainError see Request."""
 
     def success(self, request: Request, rejections: Sequence[Rejection]) -> Answer:
         """The answer when all events but the rejected ones are acknowledged."""

@@ -6,7 +6,9 @@ by its Content-Type. A message's own `sentAt` comes before the body's, the body'
 # ruff: noqa: ARG002 (the signatures are the seam's, see decoder.py)
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, overload
+
+import msgspec
 
 from producers.gateway.answers import Answer, Refusal, Rejection, json_answer, refusal_answer
 from producers.gateway.json_body import BodyError, Unusable, parse, too_many
@@ -30,7 +32,12 @@ SINGLE_PATHS: Final[Mapping[str, str]] = {
     "/v1/alias": "alias",
 }
 BATCH_PATHS: Final = ("/v1/batch", "/v1/b", "/v1/import", "/beacon/v1/batch")
+SHARED_CONTEXT_BYTES_MAX: Final = 32 * 1024
+"""Of a batch's context: what Segment takes for a whole event."""
+SHARED_CONTEXT_COPIES_BYTES_MAX: Final = 16 * 1024 * 1024
+"""Of all the copies of it that one request may ask for."""
 
+_ENCODE = msgspec.json.Encoder().encode
 _POST = frozenset(("POST",))
 _GET = frozenset(("GET",))
 _TRAIT_TYPES = frozenset(("identify", "group"))
@@ -61,7 +68,7 @@ class SegmentBatch(Segment):
     """`{batch: [message, …], sentAt, writeKey?, context?}`."""
 
     def decode(self, request: Request, events_max: int) -> Decoded:
-        parsed = parse(request.body, events_max)
+        parsed = parse(request.body, events_max, lenient=request.lenient)
         body = parsed.value
         if isinstance(body, Unusable):
             raise BodyError(body.reason, body.message)
@@ -70,14 +77,9 @@ class SegmentBatch(Segment):
             raise BodyError("batch_missing", 'the body must be an object with a list "batch"')
         if len(messages) > events_max:
             raise too_many(len(messages), events_max)
-        context = body.get("context")
-        shared = context if isinstance(context, dict) and context else None
+        shared = shared_context(body.get("context"), len(messages))
         sent_at = body.get("sentAt") or request.headers.get("sentat")
-        attempt = attempt_of(request.headers)
-        events = [
-            to_event(message, None, sent_at, shared, attempt) if isinstance(message, dict) else not_an_object(message)
-            for message in messages
-        ]
+        events = Messages(messages, None, sent_at, shared, attempt_of(request.headers))
         return Decoded(events, body_keys(body), parsed.cleaned)
 
 
@@ -88,7 +90,7 @@ class SegmentSingle(Segment):
         self._type = type_
 
     def decode(self, request: Request, events_max: int) -> Decoded:
-        parsed = parse(request.body, events_max)
+        parsed = parse(request.body, events_max, lenient=request.lenient)
         body = parsed.value
         if isinstance(body, Unusable):
             return Decoded([body])
@@ -100,8 +102,61 @@ class SegmentSingle(Segment):
                     if isinstance(element, Unusable):
                         return Decoded([Unusable(element.reason, element.message, request.body)], body_keys(body))
         sent_at = request.headers.get("sentat")
-        event = to_event(body, self._type, sent_at, None, attempt_of(request.headers))
-        return Decoded([event], body_keys(body), parsed.cleaned)
+        events = Messages([body], self._type, sent_at, None, attempt_of(request.headers))
+        return Decoded(events, body_keys(body), parsed.cleaned)
+
+
+class Messages(Sequence[RawEvent | Unusable]):
+    """Messages as raw events, each made when it is asked for: a shared context is merged into one at a time, and
+    what goes wrong with one goes wrong with it alone."""
+
+    def __init__(
+        self,
+        messages: Sequence[Any],
+        path_type: str | None,
+        sent_at: Any,
+        shared: Mapping[str, Any] | None,
+        attempt: int,
+    ) -> None:
+        self._messages = messages
+        self._path_type = path_type
+        self._sent_at = sent_at
+        self._shared = shared
+        self._attempt = attempt
+
+    def __len__(self) -> int:
+        return len(self._messages)
+
+    @overload
+    def __getitem__(self, index: int) -> RawEvent | Unusable: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[RawEvent | Unusable]: ...
+    def __getitem__(self, index: int | slice) -> RawEvent | Unusable | Sequence[RawEvent | Unusable]:
+        if isinstance(index, slice):
+            return [self[position] for position in range(*index.indices(len(self)))]
+        message = self._messages[index]
+        if not isinstance(message, dict):
+            return not_an_object(message)
+        return to_event(message, self._path_type, self._sent_at, self._shared, self._attempt)
+
+
+def shared_context(context: Any, messages: int) -> Mapping[str, Any] | None:
+    """The batch's context for its messages, if it has one. Raises BodyError: each message is stored with a copy, so
+    a small body could become gigabytes."""
+    if not isinstance(context, dict) or not context:
+        return None
+    try:
+        size = len(_ENCODE(context))
+    except RecursionError:
+        raise BodyError("too_deep", "the batch's context nests too deep") from None
+    if size > SHARED_CONTEXT_BYTES_MAX or size * messages > SHARED_CONTEXT_COPIES_BYTES_MAX:
+        raise BodyError(
+            "body_too_large",
+            f"the batch's context of {size} bytes is too large for {messages} messages: at most"
+            f" {SHARED_CONTEXT_BYTES_MAX} bytes, and {SHARED_CONTEXT_COPIES_BYTES_MAX} in all its copies",
+            status=413,
+        )
+    return context
 
 
 def to_event(
@@ -110,9 +165,11 @@ def to_event(
     """A message as a raw event; `path_type` is the type that the path says, if it does."""
     get = message.get
     type_ = get("type") or path_type
+    if not isinstance(type_, str):
+        type_ = ""
     context = get("context")
     if shared_context is not None and (context is None or isinstance(context, dict)):
-        context = {**shared_context, **(context or {})}
+        context = {**shared_context, **context} if context else shared_context
     if type_ in _TRAIT_TYPES:
         properties = get("traits")
         if properties is None and isinstance(context, dict):
@@ -120,11 +177,13 @@ def to_event(
     else:
         properties = get("properties")
     timestamp = get("timestamp")
+    if timestamp is None or timestamp == "":
+        timestamp = get("originalTimestamp")
     session = get("sessionId")
     if session is None and isinstance(context, dict):
         session = context.get("sessionId")
     return RawEvent(
-        type_ if isinstance(type_, str) else "",
+        type_,
         get("event") if type_ == "track" else get("name") if type_ in ("page", "screen") else None,
         get("messageId"),
         get("userId"),
@@ -132,7 +191,7 @@ def to_event(
         get("groupId"),
         get("previousId"),
         session,
-        get("originalTimestamp") if timestamp is None else timestamp,
+        timestamp,
         get("sentAt") or sent_at,
         properties,
         context,
