@@ -8,6 +8,9 @@ from headrace.settings import Settings
 FRAME_BYTES_MAX = 4 * 1024 * 1024
 RECORD_BYTES_MAX = 1024 * 1024
 SNAPSHOT_SEGMENT_BYTES = 64 * 1024 * 1024
+SINK_POSTGRES_GROUP = "sink-postgres"
+SINK_CLICKHOUSE_GROUP = "sink-clickhouse"
+"""The consumer groups (after the prefix) under which sinks commit where they resume; trimming waits for them."""
 
 
 @dataclass(frozen=True, slots=True)
