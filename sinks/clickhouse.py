@@ -20,7 +20,7 @@ from headrace.log import get_logger
 from headrace.settings import Settings
 from headrace.topics import events_topic_id
 from schemas.accept import AcceptRule
-from schemas.topics import Topics
+from schemas.topics import SINK_CLICKHOUSE_GROUP, Topics
 from sinks import clickhouse_events, clickhouse_rollups
 from sinks.backoff import Backoff
 from sinks.clickhouse_events import EventRecord, EventSlice, EventsPartition, EventTable
@@ -31,7 +31,6 @@ from sinks.event_ends import EventEnds
 from sinks.lane import Lane
 from sinks.live import CUSTOMERS_PER_NOTICE_MAX, SAMPLE_EVENTS_MAX, LiveNotices
 
-GROUP: Final = "sink-clickhouse"
 INTERVAL_S: Final = 0.5
 """Inserts start no closer together: each makes a part in every month it touches."""
 PARTITION_BYTES_MIN: Final = 2 * 1024 * 1024
@@ -253,7 +252,7 @@ class ClickHouseReader:
         self._fetched_ends: Mapping[int, int] = {}
         self._topics = Topics(settings.topic_prefix)
         self._partitions = list(partitions)
-        self._decoder = FrameDecoder(GROUP)
+        self._decoder = FrameDecoder(SINK_CLICKHOUSE_GROUP)
         topic_id = events_topic_id(settings)
         self._lane = Lane(
             settings,
@@ -362,7 +361,7 @@ def consumer_loop(
     topics = Topics(settings.topic_prefix)
     return ConsumerLoop(
         settings,
-        Subscription((topics.events, topics.aggregates), GROUP, partitions, RECORDS_FETCHED_MAX),
+        Subscription((topics.events, topics.aggregates), SINK_CLICKHOUSE_GROUP, partitions, RECORDS_FETCHED_MAX),
         lambda assigned: ClickHouseReader(settings, assigned, notices, stopping),
         stopping,
     )

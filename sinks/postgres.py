@@ -23,7 +23,7 @@ from headrace.settings import Settings
 from headrace.shards.map import ShardMap
 from headrace.shards.router import Router
 from headrace.topics import events_topic_id
-from schemas.topics import Topics
+from schemas.topics import SINK_POSTGRES_GROUP, Topics
 from sinks.consumer import (
     FRAMES_FETCHED_MAX,
     POLL_S,
@@ -42,8 +42,7 @@ from sinks.lane import Lane
 from sinks.live import LiveNotices
 from sinks.shard_store import ShardStore
 
-GROUP: Final = "sink-postgres"
-CATCH_UP_GROUP: Final = "sink-postgres-catch-up"
+CATCH_UP_GROUP: Final = f"{SINK_POSTGRES_GROUP}-catch-up"
 """librdkafka wants a group name; nothing is ever committed under it."""
 LOAD_WAIT_S: Final = 3.0
 """How long the first start waits for a shard's cursors; a shard that takes longer starts detached."""
@@ -381,7 +380,7 @@ def consumer_loop(
     topics = Topics(settings.topic_prefix)
     return ConsumerLoop(
         settings,
-        Subscription((topics.aggregates,), GROUP, partitions),
+        Subscription((topics.aggregates,), SINK_POSTGRES_GROUP, partitions),
         lambda assigned: ShardReader(settings, router, assigned, notices),
         stopping,
     )

@@ -25,7 +25,7 @@ from headrace.runtime.process import Process
 from headrace.settings import Settings
 from headrace.shards.router import Router
 from headrace.topics import create_topics
-from schemas.topics import Topics
+from schemas.topics import SINK_POSTGRES_GROUP, Topics
 from sinks import postgres as postgres_sink
 from sinks.consumer import ConsumerLoop
 from sinks.live import LiveNotices
@@ -242,7 +242,7 @@ def test_a_second_sink_shares_the_partitions_and_takes_over(
 def committed(settings: Settings, within_s: float = 10) -> dict[int, int]:
     """What the sink's group says is no longer needed, once it says so of everything or the time is over."""
     topic = Topics(settings.topic_prefix).aggregates
-    asking = kafka.consumer(settings, postgres_sink.GROUP)
+    asking = kafka.consumer(settings, SINK_POSTGRES_GROUP)
     try:
         deadline = time.monotonic() + within_s
         while True:
