@@ -36,6 +36,8 @@ EVENTS_A_MESSAGE_MAX: Final = 50
 BLOCK_MS: Final = 2000
 READ_RETRY_S: Final = 1.0
 READ_FAILURES_MAX: Final = 5
+RECHECK_S: Final = 2.0
+"""A stream that sends asks this often whether its token is still good; one that is quiet, with every heartbeat."""
 
 _ID = re.compile(r"\d{1,20}-\d{1,20}")
 
@@ -80,8 +82,13 @@ class LiveHub:
         self._asked: dict[int, tuple[float, int | None]] = {}
         self._closing = False
 
-    async def stream(self, customer_id: int, last_event_id: str | None, until_us: int) -> AsyncGenerator[bytes, None]:
-        """A stream of SSE bytes that ends at `until_us`, with its token. Raises ProblemError 503 before the first."""
+    async def stream(
+        self, customer_id: int, last_event_id: str | None, until_us: int, recheck: Callable[[], Awaitable[None]]
+    ) -> AsyncGenerator[bytes, None]:
+        """A stream of SSE bytes that ends at `until_us`, with its token, or when `recheck` raises ProblemError.
+
+        Raises ProblemError 503 before the first.
+        """
         if self._redis is None:
             raise ProblemError("live-unavailable", "no Redis is configured; poll instead")
         if self._closing or sum(len(clients) for clients in self._clients.values()) >= self._clients_max:
@@ -90,7 +97,7 @@ class LiveHub:
             await self._redis.ping()
         except (RedisError, OSError) as error:
             raise ProblemError("live-unavailable", "Redis does not answer; poll instead") from error
-        return self._send(customer_id, last_event_id, until_us)
+        return self._send(customer_id, last_event_id, until_us, recheck)
 
     def stop(self) -> None:
         """End every stream; clients reconnect elsewhere."""
@@ -110,7 +117,9 @@ class LiveHub:
                 await reader
         self._readers.clear()
 
-    async def _send(self, customer_id: int, last_event_id: str | None, until_us: int) -> AsyncGenerator[bytes, None]:
+    async def _send(
+        self, customer_id: int, last_event_id: str | None, until_us: int, recheck: Callable[[], Awaitable[None]]
+    ) -> AsyncGenerator[bytes, None]:
         client = _Client(gone=self._closing)
         # Joined here, at the first step: a stream that is never begun would never leave. And before the backlog is
         # read, so that nothing falls between; what comes twice is dropped by its id.
@@ -125,7 +134,11 @@ class LiveHub:
                 backlog = []
             sent = ""
             pending = backlog
+            checked_at = self._clock.monotonic()
             while not client.gone and self._clock.now_us() < until_us:
+                if self._clock.monotonic() - checked_at >= RECHECK_S:
+                    await recheck()  # before anything is sent
+                    checked_at = self._clock.monotonic()
                 pending = [entry for entry in pending if _after(entry.entry_id, sent)]
                 if pending:
                     sent = pending[-1].entry_id
@@ -146,6 +159,8 @@ class LiveHub:
                 pending, client.entries = client.entries, []
         except (RedisError, OSError) as error:
             log.warning("live_stream_ended", error=type(error).__name__)
+        except ProblemError as problem:
+            log.info("live_stream_ended", reason=problem.slug)
         finally:
             self._leave(customer_id, client)
 

@@ -5,6 +5,7 @@ from typing import Any
 import psycopg
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
+from api.auth.tokens import StoredKey
 from headrace.errors import UnavailableError
 from headrace.settings import Settings
 
@@ -45,13 +46,13 @@ class ControlStore:
         )
         return None if row is None else (row[0], row[1])
 
-    async def public_keys(self) -> dict[str, str]:
-        """kid → public PEM of every key that still verifies: not retired for longer than an API token lives."""
+    async def public_keys(self) -> dict[str, StoredKey]:
+        """By kid, every key that still verifies: not retired for longer than an API token lives."""
         rows = await self._all(
-            "SELECT kid, public_pem FROM signing_keys"
+            "SELECT kid, public_pem, extract(epoch FROM retired_at)::float8 FROM signing_keys"
             " WHERE retired_at IS NULL OR retired_at > now() - interval '400 days'"
         )
-        return dict(rows)
+        return {kid: StoredKey(public_pem, retired_s) for kid, public_pem, retired_s in rows}
 
     async def customer_name(self, customer_id: int) -> str | None:
         """The customer's name; None for one that does not exist."""

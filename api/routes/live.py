@@ -1,5 +1,6 @@
 """`/v1/live`: server-sent events."""
 
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Request
@@ -17,9 +18,12 @@ async def live(
     customer_id: Customer,
     last_event_id: Annotated[str | None, Header(max_length=64)] = None,
 ) -> StreamingResponse:
-    """Server-sent events `stats`, `events` and `resync`. Ends when the token does; the browser reconnects."""
+    """Server-sent events `stats`, `events` and `resync`.
+
+    Ends when the token does, a few seconds after a revocation or sign-out; the browser reconnects.
+    """
     deps = request.app.state.deps
     until_us = principal.expires_s * 1_000_000
-    chunks = await deps.live.stream(customer_id, last_event_id, until_us)
+    chunks = await deps.live.stream(customer_id, last_event_id, until_us, partial(deps.verifier.recheck, principal))
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     return StreamingResponse(chunks, media_type="text/event-stream", headers=headers)

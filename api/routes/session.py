@@ -17,7 +17,7 @@ from api.auth.access import (
 from api.auth.sessions import Session, Sessions
 from api.auth.tokens import Principal, Scope
 from api.problems import Fault, ProblemError
-from api.routes.answers import json_answer
+from api.routes.answers import json_answer, problem_answer
 from headrace.errors import UnavailableError
 
 router = APIRouter(tags=["session"])
@@ -66,7 +66,12 @@ class SessionAnswer(BaseModel):
 async def create_code(
     request: Request, principal: Asking, wanted: Annotated[CodeRequest, Body(default_factory=CodeRequest)]
 ) -> Response:
-    """For the caller's own customer; an administrator names one, or none for a session of an administrator."""
+    """For the caller's own customer; an administrator names one, or none for a session of an administrator.
+
+    Takes an API token: a session, which lasts minutes, makes no further access.
+    """
+    if principal.kind == "session":
+        raise ProblemError("forbidden", "a session makes no codes; use an API token")
     customer_id = principal.customer_id
     if wanted.customer_id is not None and wanted.customer_id != customer_id:
         if principal.scope != "admin":
@@ -74,7 +79,7 @@ async def create_code(
         customer_id = wanted.customer_id
         await _known_customer(request, customer_id)
     scope: Scope = "admin" if customer_id is None else "read"
-    code, expires_s = await _sessions(request).create_code(customer_id, scope)
+    code, expires_s = await _sessions(request).create_code(customer_id, scope, principal.token_id)
     answer = {"code": code, "expires_at": _rfc3339(expires_s), "fragment": f"#code={code}"}
     return json_answer(answer, status=201)
 
@@ -83,7 +88,8 @@ async def create_code(
 async def exchange(request: Request, wanted: ExchangeRequest) -> Response:
     """Uses the code up and sets the cookies."""
     check_same_origin(request)
-    return await _signed_in(request, await _sessions(request).exchange(wanted.code))
+    check_parent = request.app.state.deps.verifier.check_parent
+    return await _signed_in(request, await _sessions(request).exchange(wanted.code, check_parent))
 
 
 @router.post("/v1/session/refresh", summary="Stay signed in", response_model=SessionAnswer)
@@ -97,14 +103,29 @@ async def refresh(request: Request) -> Response:
     if not refresh_token:
         raise ProblemError("unauthenticated", "there is no session to refresh; sign in with a new link")
     check_same_origin(request)
-    return await _signed_in(request, await _sessions(request).refresh(refresh_token))
+    check_parent = request.app.state.deps.verifier.check_parent
+    return await _signed_in(request, await _sessions(request).refresh(refresh_token, check_parent))
 
 
 @router.delete("/v1/session", status_code=204, summary="Sign out")
-async def sign_out(request: Request, principal: Asking) -> Response:
-    """Ends the session on every replica and clears the cookies."""
-    await _sessions(request).end(principal, request.cookies.get(REFRESH_COOKIE))
-    response = Response(status_code=204)
+async def sign_out(request: Request) -> Response:
+    """Ends the session on every replica and clears the cookies.
+
+    Needs no session that still lasts: what the cookies name is ended, however old, and they are cleared in any case.
+    """
+    token = bearer(request)
+    verifier = request.app.state.deps.verifier
+    if token is not None:
+        principal = await verifier.verify(token)
+        token_id = principal.token_id if principal.kind == "session" else None
+    else:
+        check_same_origin(request)
+        token_id = await verifier.session_of(request.cookies.get(SESSION_COOKIE, ""))
+    try:
+        await _sessions(request).end(token_id, request.cookies.get(REFRESH_COOKIE))
+        response = Response(status_code=204)
+    except ProblemError as problem:
+        response = problem_answer(problem, request)
     response.delete_cookie(SESSION_COOKIE, path="/", httponly=True, samesite="strict")
     response.delete_cookie(REFRESH_COOKIE, path=REFRESH_PATH, httponly=True, samesite="strict")
     return response

@@ -14,11 +14,14 @@ from queue import Empty, Queue
 from typing import Any
 
 import httpx
+import jwt
 import pytest
 from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
 
-from api.live import BACKLOG_MAX, HEARTBEAT_S, LiveHub
+from api.auth.access import SESSION_COOKIE
+from api.auth.tokens import REVOCATION_DELAY_S, revoke_api_token
+from api.live import BACKLOG_MAX, HEARTBEAT_S, RECHECK_S, LiveHub
 from api.problems import TYPE_PREFIX, ProblemError
 from headrace.clock import SystemClock
 from headrace.runtime.parts import Part
@@ -26,6 +29,7 @@ from headrace.runtime.ports import free_ports
 from headrace.runtime.process import Process
 from headrace.runtime.valkey_engine import ValkeyEngine
 from headrace.settings import Settings
+from headrace.shards.address import connect_control
 from sinks.live import STREAM_ENTRIES_MAX, LiveNotices, stream_key
 from tests.integration.api_world import make_world, running_api, settings_with_key, wait_until
 from tests.integration.conftest import Databases, MakeSettings
@@ -79,6 +83,61 @@ def test_changes_reach_streams_and_are_resumed_on_another_replica(
     notices.close()
 
 
+def test_a_stream_ends_soon_after_a_revocation_and_a_sign_out(
+    make_settings: MakeSettings, postgres: Databases, tmp_path: Path
+) -> None:
+    settings = settings_with_key(make_settings("postgres", "redis"), tmp_path)
+    world = make_world(settings, postgres.shards, count=50)
+    mine, theirs = world.customers
+    by_token = {"Authorization": f"Bearer {world.tokens[mine]}"}
+    other = {"Authorization": f"Bearer {world.tokens[theirs]}"}
+    with running_api(settings) as url:
+        code = httpx.post(f"{url}/v1/session/codes", json={}, headers=other).json()["code"]
+        same = {"Sec-Fetch-Site": "same-origin"}
+        browser = httpx.Client(base_url=url, headers=same)
+        browser.post("/v1/session", json={"code": code})
+        by_cookie = {"Cookie": f"{SESSION_COOKIE}={browser.cookies[SESSION_COOKIE]}"}
+        # Two streams that nothing happens on, until their access ends.
+        with streaming(url, by_token) as revoked, streaming(url, by_cookie | same) as signed_out:
+            assert (revoked.get(timeout=5)[0], signed_out.get(timeout=5)[0]) == ("stats", "stats")
+            with connect_control(settings) as control:
+                token_id = jwt.decode(world.tokens[mine], options={"verify_signature": False})["jti"]
+                assert revoke_api_token(control, token_id)
+            assert browser.delete("/v1/session").status_code == 204
+            for messages in (revoked, signed_out):
+                until(messages, lambda message: message[0] == "end", timeout_s=2 * HEARTBEAT_S + REVOCATION_DELAY_S)
+        assert httpx.get(f"{url}/v1/live", headers=by_token).status_code == 401
+
+
+def test_no_event_is_sent_once_the_token_is_known_to_be_revoked(redis_url: str) -> None:
+    asyncio.run(_revoked_while_events_come(redis_url))
+
+
+async def _revoked_while_events_come(redis_url: str) -> None:
+    revoked = False
+
+    async def as_of(_customer_id: int) -> int | None:
+        return None
+
+    async def recheck() -> None:
+        if revoked:
+            raise ProblemError("unauthenticated", "revoked")
+
+    redis = AsyncRedis.from_url(redis_url)
+    hub = LiveHub(redis, as_of, SystemClock(), clients_max=2)
+    stream = await hub.stream(7, None, SystemClock().now_us() + 60_000_000, recheck)
+    await anext(stream)
+    await anext(stream)
+    waiting = asyncio.create_task(anext(stream, b"ended"))
+    await asyncio.sleep(RECHECK_S + 0.2)
+    revoked = True
+    await redis.xadd("live:7", {"kind": "events", "data": '[{"event":"secret"}]'})
+    async with asyncio.timeout(5):
+        assert await waiting == b"ended"
+    await hub.close()
+    await redis.aclose()
+
+
 def test_redis_going_away_ends_streams_and_clients_are_told_to_poll(
     make_settings: MakeSettings, postgres: Databases, tmp_path: Path, start_part: Callable[[Part], Process]
 ) -> None:
@@ -116,10 +175,13 @@ async def _slow_client(redis_url: str) -> None:
     async def as_of(_customer_id: int) -> int | None:
         return None
 
+    async def still_good() -> None:
+        return None
+
     redis = AsyncRedis.from_url(redis_url)
     hub = LiveHub(redis, as_of, SystemClock(), clients_max=2)
     until_us = SystemClock().now_us() + 60_000_000
-    slow = await hub.stream(customer, None, until_us)
+    slow = await hub.stream(customer, None, until_us, still_good)
     assert await anext(slow) == b"retry: 2000\n\n"
     await asyncio.sleep(0.2)  # until the reader waits at the stream's end
     # Nobody takes from `slow` now; what arrives meanwhile is more than is held for one client.
@@ -135,13 +197,13 @@ async def _slow_client(redis_url: str) -> None:
             if b"resync" in names:
                 break
     assert names.count(b"stats") <= 3, "the backlog is dropped, not sent late"
-    second = await hub.stream(customer, None, until_us)
+    second = await hub.stream(customer, None, until_us, still_good)
     await anext(second)
     with pytest.raises(ProblemError) as refused:
-        await hub.stream(customer, None, until_us)
+        await hub.stream(customer, None, until_us, still_good)
     assert refused.value.status == 503
     await slow.aclose()
-    third = await hub.stream(customer, None, until_us)
+    third = await hub.stream(customer, None, until_us, still_good)
     hub.stop()
     async with asyncio.timeout(5):
         for stream in (second, third):

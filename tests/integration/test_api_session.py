@@ -1,14 +1,25 @@
 """A browser signs in with a one-time code, stays signed in over two replicas, and signs out on both."""
 
+import asyncio
+import time
 from pathlib import Path
 
 import httpx
+import jwt
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from redis.asyncio import Redis
 
 from api.auth.access import REFRESH_COOKIE, SESSION_COOKIE
-from api.problems import TYPE_PREFIX
+from api.auth.keys import SigningKey, kid_of
+from api.auth.sessions import Sessions
+from api.auth.tokens import REVOCATION_DELAY_S, Scope, revoke_api_token
+from api.problems import TYPE_PREFIX, ProblemError
+from headrace.clock import ManualClock
 from headrace.runtime.ports import free_ports
 from headrace.settings import Settings
-from tests.integration.api_world import make_world, running_api, settings_with_key
+from headrace.shards.address import connect_control
+from tests.integration.api_world import make_world, running_api, settings_with_key, wait_until
 from tests.integration.conftest import Databases, MakeSettings
 
 TOTALS = {"kind": "totals", "metrics": ["events"], "range": {"from": "-3y"}}
@@ -71,6 +82,75 @@ def test_a_code_becomes_a_session_on_every_replica(
             answer = httpx.post(f"{other_url}/v1/query", json=TOTALS, headers=ended | SAME)
             assert answer.status_code == 401
         assert httpx.post(f"{other_url}/v1/session/refresh", headers=again | SAME).status_code == 401
+
+
+def test_a_session_ends_with_its_token_makes_no_codes_and_signs_out_though_expired(
+    make_settings: MakeSettings, postgres: Databases, tmp_path: Path
+) -> None:
+    settings = settings_with_key(make_settings("postgres", "redis", session_ttl_s=2, max_clock_drift_s=0.0), tmp_path)
+    world = make_world(settings, postgres.shards, count=50)
+    first, second = (
+        {"Authorization": f"Bearer {world.tokens[customer]}"} for customer in (world.customers[0], world.customers[1])
+    )
+    with running_api(settings) as url:
+
+        def signed_in(headers: dict[str, str]) -> httpx.Client:
+            made = httpx.post(f"{url}/v1/session/codes", json={}, headers=headers).json()
+            browser = httpx.Client(base_url=url, headers=SAME)
+            assert browser.post("/v1/session", json={"code": made["code"]}).status_code == 200
+            return browser
+
+        browser = signed_in(first)
+        refused = browser.post("/v1/session/codes", json={})
+        assert (refused.status_code, refused.json()["type"]) == (403, TYPE_PREFIX + "forbidden")
+
+        # A laptop that slept: the cookie is over, the refresh token is not, and signing out ends it all the same.
+        names = {cookie.name: cookie.value or "" for cookie in browser.cookies.jar}
+        carried = {"Cookie": "; ".join(f"{name}={value}" for name, value in names.items())}
+        time.sleep(2.1)
+        assert httpx.post(f"{url}/v1/query", json=TOTALS, headers=carried | SAME).status_code == 401
+        foreign = httpx.delete(f"{url}/v1/session", headers=carried | {"Sec-Fetch-Site": "cross-site"})
+        assert foreign.status_code == 403
+        out = httpx.delete(f"{url}/v1/session", headers=carried | SAME)
+        assert out.status_code == 204
+        cleared = out.headers.get_list("set-cookie")
+        assert {line.partition("=")[0] for line in cleared if "Max-Age=0" in line} == {SESSION_COOKIE, REFRESH_COOKIE}
+        assert httpx.post(f"{url}/v1/session/refresh", headers=carried | SAME).status_code == 401
+
+        browser = signed_in(second)
+        assert browser.post("/v1/session/refresh").status_code == 200
+        with connect_control(settings) as control:
+            token_id = jwt.decode(world.tokens[world.customers[1]], options={"verify_signature": False})["jti"]
+            assert revoke_api_token(control, token_id)
+        wait_until(lambda: browser.post("/v1/session/refresh").status_code == 401, REVOCATION_DELAY_S + 3)
+
+
+def test_a_session_has_an_absolute_end_however_often_it_is_refreshed(redis_url: str) -> None:
+    asyncio.run(_refreshed_for_ever(redis_url))
+
+
+async def _refreshed_for_ever(redis_url: str) -> None:
+    async def anything(_parent_id: str | None, _customer_id: int | None, _scope: Scope) -> None:
+        return None
+
+    private = Ed25519PrivateKey.generate()
+    clock = ManualClock(1_800_000_000_000_000)
+    redis = Redis.from_url(redis_url)
+    key = SigningKey(kid_of(private.public_key()), private)
+    sessions = Sessions(redis, key, clock, ttl_s=900, refresh_ttl_s=14 * 86_400, code_ttl_s=60)
+    code, _ = await sessions.create_code(7, "read", "parent")
+    session = await sessions.exchange(code, anything)
+    for _ in range(29):
+        clock.advance(86_400)
+        session = await sessions.refresh(session.refresh_token, anything)
+    clock.advance(86_400 - 300)
+    last = await sessions.refresh(session.refresh_token, anything)
+    assert last.principal.expires_s - clock.now_us() // 1_000_000 == 300, "its token does not outlive it"
+    clock.advance(300)
+    with pytest.raises(ProblemError) as ended:
+        await sessions.refresh(last.refresh_token, anything)
+    assert ended.value.status == 401
+    await redis.aclose()
 
 
 def test_without_redis_tokens_work_and_sessions_say_503(

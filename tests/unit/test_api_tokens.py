@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from api.auth import keys, tokens
 from api.auth.keys import SigningKey
-from api.auth.tokens import REVOCATION_DELAY_S, STALE_S, Principal, Scope, Verifier
+from api.auth.tokens import REVOCATION_DELAY_S, SESSION_S_MAX, STALE_S, Principal, Scope, StoredKey, Verifier
 from api.problems import ProblemError
 from headrace.clock import ManualClock
 from headrace.errors import ConfigurationError, UnavailableError
@@ -29,7 +29,7 @@ class Store:
     """The control database's answers, as the test sets them."""
 
     def __init__(self, *signing: SigningKey) -> None:
-        self.pems = {key.kid: key.public_pem for key in signing}
+        self.keys = {key.kid: StoredKey(key.public_pem) for key in signing}
         self.live: dict[str, tuple[int | None, str]] = {}
         self.away = False
         self.asked = 0
@@ -40,11 +40,11 @@ class Store:
             raise UnavailableError("away")
         return self.live.get(token_id)
 
-    async def public_keys(self) -> dict[str, str]:
+    async def public_keys(self) -> dict[str, StoredKey]:
         if self.away:
             raise UnavailableError("away")
         self.asked += 1
-        return dict(self.pems)
+        return dict(self.keys)
 
 
 class Ended:
@@ -76,9 +76,17 @@ class Bench:
         self.store.live[principal.token_id] = (customer_id, scope)
         return token, principal
 
-    def session_token(self, customer_id: int | None = 7) -> tuple[str, Principal]:
+    def session_token(self, customer_id: int | None = 7, parent_id: str | None = None) -> tuple[str, Principal]:
         scope: Scope = "admin" if customer_id is None else "read"
-        return tokens.issue(self.key, kind="session", customer_id=customer_id, scope=scope, now_s=NOW_S, ttl_s=900)
+        return tokens.issue(
+            self.key,
+            kind="session",
+            customer_id=customer_id,
+            scope=scope,
+            now_s=self.clock.now_us() // 1_000_000,
+            ttl_s=900,
+            parent_id=parent_id,
+        )
 
     def verify(self, token: str) -> Principal:
         return asyncio.run(self.verifier.verify(token))
@@ -162,6 +170,52 @@ def test_an_ended_session_is_refused() -> None:
     assert bench.status(token) == 401
 
 
+def test_a_session_ends_with_the_token_that_it_came_from() -> None:
+    bench = Bench()
+    _, parent = bench.api_token(7)
+    _, admin = bench.api_token(None)
+    of_reader, principal = bench.session_token(7, parent.token_id)
+    of_admin, _ = bench.session_token(7, admin.token_id)
+    assert bench.verify(of_reader) == principal
+    assert bench.status(of_admin) == 200, "an administrator's token makes sessions of customers"
+    assert bench.status(bench.session_token(8, parent.token_id)[0]) == 401, "another customer's token does not"
+    bench.clock.advance(REVOCATION_DELAY_S)
+    bench.store.away = True
+    assert bench.status(of_reader) == 200, "a reader's session goes on while nobody can tell"
+    bench.store.away = False
+    del bench.store.live[parent.token_id]
+    assert bench.status(of_reader) == 401
+    assert bench.status(of_admin) == 200
+    bench.store.away = True
+    bench.clock.advance(REVOCATION_DELAY_S)
+    assert bench.status(of_reader) == 401, "a revocation is not forgotten"
+
+
+def test_a_retired_key_signs_no_sessions_and_its_api_tokens_live_on() -> None:
+    bench = Bench()
+    listed, _ = bench.api_token()
+    bench.store.keys[bench.key.kid] = StoredKey(bench.key.public_pem, float(NOW_S))
+    last, _ = bench.session_token()
+    assert bench.status(last) == 200, "what was signed before goes on to its end"
+    bench.clock.advance(SESSION_S_MAX + 5)
+    forged, _ = bench.session_token()
+    assert bench.status(forged) == 401
+    assert bench.status(listed) == 200
+
+
+def test_an_expired_session_can_still_be_named_but_a_forged_one_cannot() -> None:
+    bench = Bench()
+    token, principal = bench.session_token()
+    api, _ = bench.api_token()
+    bench.clock.advance(86_400)
+    assert asyncio.run(bench.verifier.session_of(token)) == principal.token_id
+    forged, _ = tokens.issue(
+        replace(new_key(), kid=bench.key.kid), kind="session", customer_id=7, scope="read", now_s=NOW_S, ttl_s=60
+    )
+    for other in (forged, api, "", "x.y.z"):
+        assert asyncio.run(bench.verifier.session_of(other)) is None
+
+
 def test_without_redis_there_are_no_sessions() -> None:
     bench = Bench()
     bench.verifier = Verifier(bench.store, None, bench.clock, leeway_s=5)
@@ -174,7 +228,7 @@ def test_keys_rotate_without_an_outage() -> None:
     old, _ = bench.api_token()
     assert bench.status(old) == 200
     bench.key = new_key()
-    bench.store.pems[bench.key.kid] = bench.key.public_pem
+    bench.store.keys[bench.key.kid] = StoredKey(bench.key.public_pem)
     bench.clock.advance(tokens.UNKNOWN_KID_REFRESH_S)
     new, _ = bench.api_token()
     assert (bench.status(old), bench.status(new)) == (200, 200)
