@@ -15,9 +15,6 @@ HEADER_OFFSET: Final = "__connect.errors.offset"
 HEADER_REASON: Final = "__connect.errors.exception.message"
 HEADER_STAGE: Final = "__connect.errors.stage"
 
-WRONG_PARTITION: Final = "wrong_partition"
-"""The customer's events belong in another partition: two partitions could then write one row."""
-
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:

@@ -180,6 +180,19 @@ class ReferenceFold:
         return {key: _stored(row) for key, row in self.rows.items()}
 
 
+def is_fit(event: Mapping[str, Any]) -> bool:
+    """Whether an event may be folded: what the door lets in, said once more in plain numbers."""
+    dimensions = [event[name] or "" for rollup in ROLLUPS for name in rollup.dimensions]
+    return (
+        all(
+            946_684_800 * SECOND_US <= event[name] < 4_102_444_800 * SECOND_US
+            for name in ("timestamp_us", "received_at_us")
+        )
+        and abs(event["value_e6"] or 0) <= 10**15
+        and all(len(d.encode()) <= 255 and "\x00" not in d and "\x1f" not in d for d in dimensions)
+    )
+
+
 def fold_all(rules: ReferenceRules, records: Iterable[tuple[Mapping[str, Any], int, int]]) -> ReferenceFold:
     """The fold of (event, offset, receive_us) records."""
     fold = ReferenceFold(rules)

@@ -9,7 +9,7 @@ from schemas.registry import EVENT_ID, FRAME_ID
 from schemas.rollups import GRAIN_S, OTHER_DIMS, ROLLUPS
 from streams.fold.dedupe import WINDOW_H_MAX
 
-CODE_VERSION: Final = 1
+CODE_VERSION: Final = 2
 """Raise it whenever the same log and rules would give other rows: frames of another version are refused."""
 CLOSE_EVERY: Final = 4096
 """Closing happens at source offsets that are multiples of this, never by frame or clock."""

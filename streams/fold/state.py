@@ -16,6 +16,7 @@ import numpy as np
 
 from headrace.errors import FatalError, GapError
 from schemas.frame import DedupeHour
+from schemas.intake import clamped
 from streams.fold.batch import Columns, EventBatch, read_columns
 from streams.fold.cascade import close_final
 from streams.fold.columns import I64, U64, run_starts
@@ -36,7 +37,7 @@ from streams.fold.snapshot import (
     read_snapshot,
 )
 from streams.fold.watermark import running_max, until_each
-from streams.fold.windows import HOUR_US, SECOND_US, clamped, final_at_us, generation, starting_grain, window_start
+from streams.fold.windows import HOUR_US, SECOND_US, final_at_us, generation, starting_grain, window_start
 
 PENDING_EVENTS_MAX: Final = 65_536
 """Events that wait to be folded together; at the next cut at the latest. Small batches so cost no more than big
@@ -232,7 +233,7 @@ class PartitionFold:
         self._receive_us = int(receive[-1])
         self._spent("dedupe", began)
         began = time.thread_time()
-        timestamp = clamped(columns.timestamp_us, columns.receive_us, rules)
+        timestamp = clamped(columns.timestamp_us, columns.receive_us, rules.skew_s)
         watermark = until_each(
             running_max(timestamp - rules.bound_s * SECOND_US, self._watermark_us), self._watermark_us
         )

@@ -20,11 +20,6 @@ HOUR_US: Final = 3600 * SECOND_US
 GRAINS: Final = np.array(GRAIN_S, dtype=np.int64)
 
 
-def clamped(timestamp_us: I64, receive_us: I64, rules: FoldRules) -> I64:
-    """Event times, at most `skew_s` after the record's own receive time. The raw sink uses the same rule."""
-    return np.minimum(timestamp_us, receive_us + rules.skew_s * SECOND_US)
-
-
 def starting_grain(age_us: I64, rules: FoldRules) -> I64:
     """The finest grain that keeps an event of this age at receipt."""
     grain = (age_us > rules.minute_retention_h * HOUR_US).astype(np.int64)

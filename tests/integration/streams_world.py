@@ -26,7 +26,7 @@ from schemas.event import record_key
 from schemas.frame import decode_chunk
 from schemas.topics import Topics
 from streams.worker import rules_of
-from tests.reference_fold import Key, ReferenceFold, ReferenceRules
+from tests.reference_fold import Key, ReferenceFold, ReferenceRules, is_fit
 
 PROGRAM = """
 import sys
@@ -259,6 +259,7 @@ class Judge:
             (row, messages[int(i)])
             for row, i in zip(decoded.events.to_pylist(), decoded.index, strict=True)
             if kafka.partition_for(record_key(row["customer_id"]), settings.events_partitions) == partition
+            and is_fit(row)
         ]
         for row, message in ours:
             kind, stamp = message.timestamp()

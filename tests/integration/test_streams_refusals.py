@@ -46,7 +46,9 @@ def test_poison_is_set_aside_with_its_place(settings: Settings, start_worker: St
     sender, judge = Sender(settings), Judge(settings)
     good = encode([an_event(random.Random(1), "lost", 7, time.time_ns() // 1000)])[0]
     own = kafka.partition_for(b"7", settings.events_partitions)
+    unfit = an_event(random.Random(2), "unfit", 7, time.time_ns() // 1000) | {"path": "/a\x00"}
     poison: dict[str, tuple[bytes | None, int]] = {
+        "out_of_bounds": (encode([unfit])[0], own),
         "not_avro": (b"\x00\x00\x00\x00\x01\xff\xff\xff", own),
         "unknown_schema_id": (b"\x00\x00\x00\x27\x0f" + good[5:], own),
         "trailing_bytes": (good + b"\x00", own),

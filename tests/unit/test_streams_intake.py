@@ -3,8 +3,14 @@
 import random
 from dataclasses import dataclass
 
+import numpy as np
+import pyarrow as pa
+
 from headrace.kafka import partition_for
-from schemas.event import record_key
+from schemas.event import TIMESTAMP_US_MAX, TIMESTAMP_US_MIN, VALUE_E6_MAX, record_key
+from schemas.intake import clamped
+from sinks.clickhouse_events import EventRecord, EventSlice, EventTable
+from sinks.clickhouse_store import InsertCursor
 from streams.intake import LOG_APPEND_TIME, Decoder
 from streams.position import record_crc
 from tests.integration.streams_world import an_event, encode
@@ -73,3 +79,64 @@ def test_a_fetch_of_poison_only_still_moves_on() -> None:
     assert intake.batch.events.num_rows == 0
     assert intake.batch.next_offset == 7
     assert [letter.reason for letter in intake.dead] == ["not_avro", "unknown_schema_id"]
+
+
+UNFIT: list[dict[str, object]] = [
+    {"path": "x" * 256},
+    {"path": "ä" * 128},
+    {"country": "a\x00b"},
+    {"utm_source": "a\x1fb"},
+    {"timestamp_us": -(2**62)},
+    {"timestamp_us": TIMESTAMP_US_MIN - 1},
+    {"timestamp_us": TIMESTAMP_US_MAX},
+    {"received_at_us": 2**62},
+    {"value_e6": VALUE_E6_MAX + 1},
+    {"value_e6": -VALUE_E6_MAX - 1},
+]
+FIT: list[dict[str, object]] = [
+    {},
+    {"path": "x" * 255, "name": "", "country": None},
+    {"timestamp_us": TIMESTAMP_US_MIN},
+    {"timestamp_us": TIMESTAMP_US_MAX - 1},
+    {"value_e6": VALUE_E6_MAX},
+    {"value_e6": -VALUE_E6_MAX},
+    {"properties": '{"long": "' + "x\x00" * 500 + '"}', "message_id": "m\x1f"},
+]
+
+
+def test_events_that_no_store_could_hold_are_dead() -> None:
+    rng = random.Random(2)
+    base = an_event(rng, "m", customer_of(0), 1_750_000_000_000_000)
+    changes = [*UNFIT, *FIT]
+    rng.shuffle(changes)
+    fetched = [Fetched(i, value) for i, value in enumerate(encode([{**base, **change} for change in changes]))]
+    intake = Decoder(0, PARTITIONS).decode(fetched)
+    unfit = [i for i, change in enumerate(changes) if change in UNFIT]
+    assert [letter.offset for letter in intake.dead] == unfit
+    assert {letter.reason for letter in intake.dead} == {"out_of_bounds"}
+    assert intake.batch.offsets.tolist() == [i for i in range(len(changes)) if i not in unfit]
+
+
+def test_what_is_unfit_does_not_depend_on_the_neighbours() -> None:
+    rng = random.Random(3)
+    base = an_event(rng, "m", customer_of(0), 1_750_000_000_000_000)
+    for change in [*UNFIT, *FIT]:
+        value = encode([{**base, **change}])[0]
+        assert bool(Decoder(0, PARTITIONS).decode([Fetched(0, value)]).dead) is (change in UNFIT), change
+
+
+def test_the_raw_store_keeps_exactly_what_is_folded() -> None:
+    rng = random.Random(4)
+    base = an_event(rng, "m", customer_of(0), 1_750_000_000_000_000)
+    events = [{**base, **change} for change in [*UNFIT, *FIT]]
+    events.append({**base, "customer_id": customer_of(1)})
+    events.append({**base, "timestamp_us": 1_750_000_000_000_000 + 10**12})
+    records = [Fetched(i, value) for i, value in enumerate([*encode(events), b"junk", None])]
+    folded = Decoder(0, PARTITIONS).decode(records).batch
+    raw = [EventRecord(record.offset, record.value, record.timestamp * 1000) for record in records]
+    rows = EventTable(PARTITIONS, 300).rows(EventSlice(0, raw, np.empty(0, np.int64), InsertCursor(0)))
+    assert rows.column("log_offset").to_pylist() == folded.offsets.tolist()
+    stored = rows.column("stored_at").cast(pa.int64()).to_pylist()
+    assert stored == folded.receive_us.tolist()
+    times = clamped(folded.events.column("timestamp_us").to_numpy(), folded.receive_us, 300)
+    assert rows.column("timestamp").cast(pa.int64()).to_pylist() == times.tolist()
