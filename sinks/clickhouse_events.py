@@ -2,11 +2,11 @@
 
 The fold decides what a second arrival is; frames carry those offsets. So events are inserted up to the position that
 accepted frames cover, without the offsets they name, and raw rows and rollups agree to the unit. A batch that is
-inserted twice collapses. Passed over, as by the fold: records that are no event, and records in the wrong partition
-for their key (the worker puts both into `events.dead`).
+inserted twice collapses. Passed over, as by the fold and by the same code (schemas/intake.py): records that are no
+event, in the wrong partition for their key or out of bounds (the worker puts all of them into `events.dead`).
 """
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -17,18 +17,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from headrace import metrics
-from headrace.kafka import TIMESTAMP_LOG_APPEND_TIME, partition_for
+from headrace.kafka import TIMESTAMP_LOG_APPEND_TIME
 from schemas.accept import AcceptRule
-from schemas.codec import decode_events
-from schemas.event import record_key
 from schemas.frame import Frame, FrameHeader
+from schemas.intake import NO_STAMP, EventIntake, clamped
 from sinks.clickhouse_store import InsertCursor, moved
 from sinks.consumer import FrameRecord
 from sinks.lane import count_outcome
 
 TABLE: Final = "events"
 SINK: Final = "events"
-SECOND_US: Final = 1_000_000
 READER: Final = "clickhouse-events"
 
 Integers = npt.NDArray[np.int64]
@@ -174,36 +172,28 @@ class EventTable:
     """Builds the table's columns from records. `partitions`: of `events`; `skew_s`: the fold's clamp."""
 
     def __init__(self, partitions: int, skew_s: int) -> None:
-        self._partitions = partitions
-        self._skew_us = skew_s * SECOND_US
-        self._homes: dict[int, int] = {}
+        self._skew_s = skew_s
+        self._intake = EventIntake(partitions)
 
     def rows(self, part: EventSlice) -> pa.Table:
         """One row for each event of the slice that counts, in order."""
-        decoded = decode_events([record.value for record in part.records])
-        for _, reason in decoded.poison:
-            _skipped(reason, 1)
-        offsets = np.fromiter((record.offset for record in part.records), np.int64, len(part.records))[decoded.index]
-        events = decoded.events
-        stamped = [part.records[index].stamp_us for index in decoded.index.tolist()]
-        received = events.column("received_at_us").to_numpy()
-        stored = np.fromiter(
-            (own if stamp is None else stamp for stamp, own in zip(stamped, received.tolist(), strict=True)),
-            np.int64,
-            len(stamped),
+        count = len(part.records)
+        stamps = [NO_STAMP if record.stamp_us is None else record.stamp_us for record in part.records]
+        taken = self._intake.take(
+            [record.value for record in part.records], np.array(stamps, dtype=np.int64), part.partition
         )
-        ours = self._at_home(events.column("customer_id").to_numpy(), part.partition)
-        new = ~np.isin(offsets, part.duplicates)
-        _skipped("wrong_partition", int(np.count_nonzero(~ours)))
-        _skipped("duplicate", int(np.count_nonzero(ours & ~new)))
-        keep = ours & new
-        table = self._columns(events, stored)
+        for reason, dead in Counter(reason for _, reason in taken.dead).items():
+            _skipped(reason, dead)
+        offsets = np.fromiter((record.offset for record in part.records), np.int64, count)[taken.index]
+        keep = ~np.isin(offsets, part.duplicates)
+        _skipped("duplicate", int(np.count_nonzero(~keep)))
+        table = self._columns(taken.events, taken.receive_us)
         table = table.append_column("log_partition", pa.array(np.full(len(offsets), part.partition), pa.uint16()))
         table = table.append_column("log_offset", pa.array(offsets, pa.uint64()))
         return table if keep.all() else table.filter(pa.array(keep))
 
     def _columns(self, events: pa.RecordBatch, stored: Integers) -> pa.Table:
-        timestamps = np.minimum(events.column("timestamp_us").to_numpy(), stored + self._skew_us)
+        timestamps = clamped(events.column("timestamp_us").to_numpy(), stored, self._skew_s)
         columns: dict[str, pa.Array] = {
             "customer_id": events.column("customer_id"),
             "timestamp": pa.array(timestamps).cast(_TIME),
@@ -216,24 +206,6 @@ class EventTable:
         }
         columns |= {name: pc.fill_null(events.column(name), "") for name in _TEXTS}
         return pa.table(columns)
-
-    def _at_home(self, customers: Integers, partition: int) -> npt.NDArray[np.bool_]:
-        """For each row, whether its customer's events go to `partition`."""
-        distinct, inverse = np.unique(customers, return_inverse=True)
-        homes = np.fromiter((self._home(customer) for customer in distinct.tolist()), np.int64, len(distinct))
-        return np.asarray(homes[inverse] == partition, dtype=np.bool_)
-
-    def _home(self, customer_id: int) -> int:
-        home = self._homes.get(customer_id)
-        if home is None:
-            if len(self._homes) >= HOMES_MAX:
-                self._homes.clear()
-            home = self._homes[customer_id] = partition_for(record_key(customer_id), self._partitions)
-        return home
-
-
-HOMES_MAX: Final = 100_000
-"""Customers whose partition is remembered; past it the memory starts afresh."""
 
 
 def sample(rows: pa.Table, per_customer: int, customers_max: int) -> dict[int, list[dict[str, Any]]]:
