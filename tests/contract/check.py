@@ -1,4 +1,4 @@
-"""`make check` on contracts: schemas evolve compatibly; OpenAPI and reference pages are what the code says."""
+"""`make check` on contracts: schemas evolve compatibly; OpenAPI, reference pages and documents are true."""
 
 import json
 import sys
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from schemas import registry
 from schemas.compatibility import incompatibilities
-from tests.contract import reference
+from tests.contract import documents, reference
 
 ROOT = Path(__file__).parents[2]
 
@@ -40,7 +40,7 @@ def openapi_faults() -> list[str]:
 
 def main() -> int:
     """Print every fault; 1 when there is one."""
-    faults = schema_faults() + openapi_faults() + reference.faults()
+    faults = schema_faults() + openapi_faults() + reference.faults() + documents.faults()
     for fault in faults:
         print(f"contract: {fault}", file=sys.stderr)
     return 1 if faults else 0
