@@ -26,6 +26,12 @@ from headrace.shards.pools import ReaderPools
 
 STALE_MAX_S = 300.0
 """How long a map serves while the control database does not answer."""
+REST_S = 2.0
+"""After a failure the map in hand serves at once for this long, before the control database is asked again."""
+READ_S_MAX = CONNECT_TIMEOUT_S + 2.0
+"""Longest reading of the map, connecting included."""
+PATIENCE_S = 0.5
+"""Longest wait for a new map while one is in hand: a control database that hangs must not hold up every request."""
 LISTEN_RETRY_S = 1.0
 LISTEN_WAIT_S = 1.0
 """Longest wait for a notice before the listener looks whether it shall stop."""
@@ -42,6 +48,7 @@ class MapCache:
         self._lock = threading.Lock()
         self._map: ShardMap | None = None
         self._read_at = 0.0
+        self._retry_at = float("-inf")
         self._valid = False
 
     def fresh(self) -> ShardMap | None:
@@ -74,6 +81,17 @@ class MapCache:
                 raise error
             log.warning("shard_map_stale", age_s=round(age_s, 1), error=str(error))
             return self._map
+
+    def resting(self) -> bool:
+        """Whether the control database failed a moment ago and the last map may serve meanwhile."""
+        with self._lock:
+            now = self._clock.monotonic()
+            return self._map is not None and now < self._retry_at and now - self._read_at <= STALE_MAX_S
+
+    def rest(self) -> None:
+        """The control database did not answer: leave it alone for a while."""
+        with self._lock:
+            self._retry_at = self._clock.monotonic() + REST_S
 
     def invalidate(self) -> None:
         """Read the map anew at the next question."""
@@ -112,13 +130,17 @@ class Router:
         fresh = self._cache.fresh()
         if fresh is not None:
             return fresh
+        if self._cache.resting():
+            return self._cache.stale(_silent())
         asked_at = self._clock.monotonic()
         try:
             with connect_control(self._settings) as connection:
                 return self._cache.put(load_map(connection), asked_at)
         except UnavailableError as error:
+            self._cache.rest()
             return self._cache.stale(error)
         except psycopg.OperationalError as error:
+            self._cache.rest()
             return self._cache.stale(UnavailableError(f"the control database failed: {error}"))
 
     def latest(self) -> ShardMap | None:
@@ -157,7 +179,7 @@ class AsyncRouter:
         self._clock = clock or SystemClock()
         self._cache = MapCache(settings.shard_map_lease_s, self._clock)
         self._pools = ReaderPools(settings)
-        self._reading = asyncio.Lock()
+        self._reading: asyncio.Task[ShardMap] | None = None
         self._listener: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -175,6 +197,10 @@ class AsyncRouter:
             self._listener.cancel()
             with suppress(asyncio.CancelledError):
                 await self._listener
+        if self._reading is not None:
+            self._reading.cancel()
+            with suppress(asyncio.CancelledError, HeadraceError):
+                await self._reading
         await self._pools.close()
 
     async def map(self) -> ShardMap:
@@ -182,18 +208,30 @@ class AsyncRouter:
         fresh = self._cache.fresh()
         if fresh is not None:
             return fresh
-        async with self._reading:  # one reads, the others take what it got
-            fresh = self._cache.fresh()
-            if fresh is not None:
-                return fresh
-            asked_at = self._clock.monotonic()
-            try:
+        if self._cache.resting():
+            return self._cache.stale(_silent())
+        # One reads, the others take what it gets; nobody who has an older map waits long for it.
+        if self._reading is None or self._reading.done():
+            self._reading = asyncio.create_task(self._read(), name="shard-map-read")
+        reading = self._reading
+        await asyncio.wait({reading}, timeout=PATIENCE_S if self._cache.last is not None else None)
+        if reading.done():
+            return reading.result()
+        self._cache.rest()
+        return self._cache.stale(_silent())
+
+    async def _read(self) -> ShardMap:
+        """The map of the control database, else the last one. Raises UnavailableError, ConfigurationError."""
+        asked_at = self._clock.monotonic()
+        try:
+            async with asyncio.timeout(READ_S_MAX):
                 async with await self._connect() as connection:
                     return self._cache.put(await load_map_async(connection), asked_at)
-            except psycopg.OperationalError as error:
-                return self._cache.stale(
-                    UnavailableError(f"the control database does not answer: {error}", remedy="is it running?")
-                )
+        except (psycopg.OperationalError, TimeoutError) as error:
+            self._cache.rest()
+            return self._cache.stale(
+                UnavailableError(f"the control database does not answer: {error}", remedy="is it running?")
+            )
 
     async def shard_of(self, customer_id: int) -> str:
         """The shard that holds `customer_id`. Raises as `map`."""
@@ -238,3 +276,7 @@ class AsyncRouter:
                         self._cache.invalidate()
             except psycopg.OperationalError:
                 await asyncio.sleep(LISTEN_RETRY_S)
+
+
+def _silent() -> UnavailableError:
+    return UnavailableError("the control database does not answer", remedy="is it running?")
