@@ -94,6 +94,7 @@ def create_app(deps: Deps) -> FastAPI:
     app.state.deps = deps
     app.state.stopping = False
     app.state.was_ready = False
+    app.state.readiness = health.Readiness()
     for routes in (query, live, session, registry, health):
         app.include_router(routes.router)
     # As routes and not as a mount at "/", which would swallow every unknown path and wrong method.

@@ -1,5 +1,9 @@
 """`/livez`, `/readyz`, `/metrics`, and the public keys."""
 
+import asyncio
+from dataclasses import dataclass, field
+from typing import Final
+
 from fastapi import APIRouter, Request, Response
 
 from api.routes.answers import json_answer
@@ -7,6 +11,18 @@ from headrace import metrics
 from headrace.errors import ConfigurationError, UnavailableError
 
 router = APIRouter(tags=["operation"])
+
+
+READY_CACHE_S: Final = 1.0
+
+
+@dataclass(slots=True)
+class Readiness:
+    """What the last look found."""
+
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    looked_at: float = float("-inf")
+    wrong: str | None = None
 
 
 @router.get("/livez", summary="Whether this process works at all")
@@ -19,20 +35,33 @@ async def livez() -> Response:
 async def readyz(request: Request) -> Response:
     """503 while it stops, or before it ever read the shard map and keys. A sick shard or Redis does not count:
     every replica would leave at once, and the other shards' customers with them."""
-    deps = request.app.state.deps
-    wrong = None
-    if request.app.state.stopping:
+    state = request.app.state
+    wrong: str | None
+    if state.stopping:
         wrong = "stopping"
     else:
-        try:
-            await deps.router.map()
-            await deps.control.public_keys()
-            request.app.state.was_ready = True
-        except (UnavailableError, ConfigurationError) as error:
-            if not request.app.state.was_ready:
-                wrong = error.message if isinstance(error, ConfigurationError) else "control database"
+        async with state.readiness.lock:  # anybody may ask, at any rate: one looks, the others take what it found
+            now = state.deps.clock.monotonic()
+            if now - state.readiness.looked_at >= READY_CACHE_S:
+                state.readiness.wrong = await _wrong(request)
+                state.readiness.looked_at = now
+            wrong = state.readiness.wrong
     body = {"ok": wrong is None} if wrong is None else {"ok": False, "reason": wrong}
     return json_answer(body, status=200 if wrong is None else 503)
+
+
+async def _wrong(request: Request) -> str | None:
+    """Why this replica should get no requests; None where it should."""
+    deps = request.app.state.deps
+    try:
+        await deps.router.map()
+        await deps.control.public_keys()
+    except (UnavailableError, ConfigurationError) as error:
+        if request.app.state.was_ready:
+            return None
+        return error.message if isinstance(error, ConfigurationError) else "control database"
+    request.app.state.was_ready = True
+    return None
 
 
 @router.get("/startupz", summary="Whether this replica has started")
