@@ -99,7 +99,7 @@ class Meta(BaseModel):
     freshness_s: float | None = Field(description="now minus as_of")
     final_until: str | None = Field(description="intervals that end by then are final")
     late_events: int | None = Field(description="events counted after their window was final, where known")
-    exact: bool = Field(description="false where a sketch or a folded tuple had a part in it")
+    exact: bool = Field(description="false where a sketch or a folded tuple had a part in it, or in its comparison")
     users: str = Field(description="unstitched: user_id, else anonymous_id")
     partial_shards: list[str]
     source: str = Field(description="postgres (rollups) or clickhouse (raw events)")
@@ -110,11 +110,23 @@ class Meta(BaseModel):
     open_buckets: list[OpenBucket] = Field(default=[], description="a timeseries' intervals that are not final")
 
 
+class ComparisonMeta(BaseModel):
+    """How complete the compared rows are; they may come from another source than the answer's own."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    source: str = Field(description="postgres (rollups) or clickhouse (raw events)")
+    exact: bool
+    as_of: str | None
+    final_until: str | None
+
+
 class Comparison(BaseModel):
     """The same over the range compared with; a breakdown's rows are of the same tuples, in the same order."""
 
     range: dict[str, str]
     rows: list[list[Any]]
+    meta: ComparisonMeta
 
 
 class Answer(BaseModel):

@@ -54,6 +54,18 @@ def meta(found: Completeness, question: Question, *, now_us: int, grace_s: int, 
     return block
 
 
+def comparison_meta(found: Completeness, grace_s: int) -> dict[str, Any]:
+    """What is said of the range compared with."""
+    position = found.position
+    final_us = final_until_us(position, grace_s)
+    return {
+        "source": found.source,
+        "exact": found.exact,
+        "as_of": rfc3339(position.as_of_us) if position is not None and position.as_of_us > 0 else None,
+        "final_until": rfc3339(final_us) if final_us is not None else None,
+    }
+
+
 def final_until_us(position: Position | None, grace_s: int) -> int | None:
     """Windows that end by this instant are final."""
     if position is None or position.watermark_us <= 0:

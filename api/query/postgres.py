@@ -46,8 +46,19 @@ class MovedError(Exception):
     """The shard does not own the customer's range (any more): the map in hand is old."""
 
 
-class FoldedError(Exception):
+class NeedsRawError(Exception):
+    """Only the raw events can answer this; `reason` says why."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class FoldedError(NeedsRawError):
     """A window the question needs has tuples folded into `(other)`: only the raw events know them."""
+
+    def __init__(self) -> None:
+        super().__init__("a window holds tuples folded into (other)")
 
 
 class RollupSource:
@@ -65,7 +76,7 @@ class RollupSource:
             return position
 
     async def answer(self, question: Question, plan: RollupPlan, customer_id: int, *, accept_folded: bool) -> Result:
-        """Raises FoldedError unless `accept_folded`, ProblemError when the shard is away."""
+        """Raises FoldedError unless `accept_folded`, NeedsRawError, ProblemError when the shard is away."""
         async with self._snapshot(customer_id) as (connection, position):
             reader = _Reader(connection, question, plan, customer_id, accept_folded)
             if question.kind == "totals":
@@ -183,7 +194,15 @@ class _Reader:
         kept.sort(key=lambda row: (ranked[row.values], row.bucket or 0))
         groups = [Group(row.bucket, row.values, self._measures(row)) for row in kept]
         result = self._result(groups, rows)
-        return replace(result, total_rows=top.total_rows) if self._width else result
+        if not self._width:
+            return result
+        # Of all tuples, as for the other kinds, not of those alone that the limit left.
+        return replace(
+            result,
+            total_rows=top.total_rows,
+            rows_read=top.rows_read + result.rows_read,
+            late_events=top.late_events,
+        )
 
     async def breakdown(self) -> Result:
         question = self._question
@@ -206,13 +225,22 @@ class _Reader:
         return self._result([Group(None, values, self._measures(row)) for values, row in found], rows)
 
     async def _breakdown_by_sketch(self) -> Result:
-        """Order by users or a percentile. Users need few sketches: a tuple never has more users than events."""
+        """Order by users or a percentile. Users need few sketches: a tuple never has more users than events.
+
+        Raises NeedsRawError where there are more tuples than candidates and one of the others may belong into the
+        answer.
+        """
         question = self._question
         order = rollup_sql.order_terms((("events", "desc"),), question)
         assert order is not None
         rows = await self._rows(by_bucket=False, users=False, histograms=False, top=(order, CANDIDATES_MAX))
-        candidates = self._placed(rows)
+        # The folded tuple comes first, whatever its events: `rest` below is then ordered by them.
+        candidates = [row for row in rows if not row.folded or self._keeps_folded]
         by_users = question.order_by[0] == ("users", "desc")
+        whole = rows[0].whole if rows else None
+        cut_off = whole is not None and whole.groups > len(rows)
+        if cut_off and not by_users:
+            raise _too_many_tuples()
         seen: list[_Sums] = []
         while len(seen) < len(candidates):
             step = candidates[len(seen) : len(seen) + max(SKETCH_STEP, 2 * question.limit)]
@@ -221,11 +249,15 @@ class _Reader:
             for name, direction in reversed(question.order_by):
                 seen.sort(key=lambda row: self._sort_value(row, name), reverse=direction == "desc")
             rest = candidates[len(seen) :]
-            if not by_users or len(seen) < question.limit or not rest:
+            if not by_users or len(seen) < question.limit or not (rest or cut_off):
                 continue
             worst = _users(seen[question.limit - 1])
-            if rest[0].events * ESTIMATE_SLACK < worst:
+            # Whoever is not among the candidates has at most the events of the last one.
+            if (rest or candidates[-1:])[0].events * ESTIMATE_SLACK < worst:
                 break
+        else:
+            if cut_off:
+                raise _too_many_tuples()
         return self._ranked(rows, seen[: question.limit])
 
     def _sort_value(self, row: "_Sums", name: str) -> Any:
@@ -323,6 +355,10 @@ class _Reader:
             rows_read=sum(row.rows for row in rows),
             late_events=sum(row.late for row in rows),
         )
+
+
+def _too_many_tuples() -> NeedsRawError:
+    return NeedsRawError(f"more than {CANDIDATES_MAX} tuples, and the order is known to their sketches alone")
 
 
 class _Whole:

@@ -11,7 +11,7 @@ from api.query import answer, completeness, planner
 from api.query.clickhouse import RawSource
 from api.query.completeness import Completeness
 from api.query.planner import Plan, RawPlan, Retention, RollupPlan
-from api.query.postgres import FoldedError, RollupSource
+from api.query.postgres import NeedsRawError, RollupSource
 from api.query.question import Question
 from api.query.result import Position, Result
 from headrace import metrics
@@ -80,11 +80,18 @@ class QueryService:
         """Where the question would be answered from, were nothing folded."""
         return planner.plan(question, self._rules.retention, self._clock.now_us())
 
-    async def position(self, question: Question, customer_id: int) -> Position | None:
-        """How far the log is in the source of `question`: with the question itself, the key of a cached answer."""
-        if isinstance(self.plan(question), RollupPlan):
-            return await self._rollups.position(customer_id)
-        return await self._raw_source("raw").position(customer_id)
+    async def positions(self, question: Question, customer_id: int) -> list[Position | None]:
+        """How far the log is in every source that may answer: with the question, the key of a cached answer."""
+        if not isinstance(self.plan(question), RollupPlan):
+            return [await self._raw_source("raw").position(customer_id)]
+        found = [await self._rollups.position(customer_id)]
+        if self._raw is not None:
+            # A rollup plan goes to the raw events where a window turns out to be folded.
+            try:
+                found.append(await self._raw.position(customer_id))
+            except ProblemError:
+                found.append(None)
+        return found
 
     async def as_of_us(self, customer_id: int) -> int | None:
         """What the customer's rollup rows are complete to; None while nobody can tell."""
@@ -100,8 +107,14 @@ class QueryService:
         if cut is not None and question.kind == "timeseries":
             cut = tuple(dict.fromkeys(cut))
         then = question.compared(cut)
-        compared = None if then is None else (await self._result(then, customer_id))[0]
-        return answer.measured(question, result, compared), found
+        if then is None:
+            return answer.measured(question, result, None), found
+        compared, found_then = await self._result(then, customer_id)
+        shaped = answer.measured(question, result, compared)
+        # The two ranges may come from different sources: each side says what it is, and only two exact sides are
+        # an exact comparison.
+        shaped["compare"]["meta"] = completeness.comparison_meta(found_then, self._rules.grace_s)
+        return shaped, replace(found, exact=found.exact and found_then.exact)
 
     async def _result(self, question: Question, customer_id: int) -> tuple[Result, Completeness]:
         plan = self.plan(question)
@@ -110,8 +123,8 @@ class QueryService:
                 accept = self._raw is None
                 result = await self._rollups.answer(question, plan, customer_id, accept_folded=accept)
                 return result, _found("postgres", result)
-            except FoldedError:
-                plan = RawPlan("a window holds tuples folded into (other)")
+            except NeedsRawError as error:
+                plan = RawPlan(error.reason)
         result = await self._raw_source(plan.reason).answer(question, customer_id)
         return result, replace(_found("clickhouse", result), why=plan.reason)
 

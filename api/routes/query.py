@@ -134,8 +134,8 @@ async def _body(request: Request) -> bytes:
 
 async def _etag(queries: Any, asked: Question, customer_id: int) -> str:
     """Weak: the block that says how fresh an answer is changes without its numbers."""
-    position = await queries.position(asked, customer_id)
-    data = "" if position is None else f"{position.topic_id}:{position.next_offset}"
+    positions = await queries.positions(asked, customer_id)
+    data = " ".join("-" if at is None else f"{at.topic_id}:{at.next_offset}" for at in positions)
     written = msgspec.json.encode(asked.written(), order="sorted").decode()
     digest = hashlib.sha256(f"{customer_id}\n{written}\n{data}".encode()).hexdigest()
     return f'W/"{digest[:32]}"'

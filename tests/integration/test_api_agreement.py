@@ -4,6 +4,7 @@ import asyncio
 import math
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 import xxhash
 
 from api.app import Deps
+from api.problems import ProblemError
 from api.query import filters, model, question
 from api.query.filters import Branch, Leaf
 from api.query.planner import RollupPlan
@@ -271,6 +273,55 @@ def test_ordering_by_users_looks_past_the_tuples_with_most_events(
     assert result.other[1] == sum(events for _, events, _ in paths) - sum(
         group.measures[1] or 0 for group in result.groups
     )
+
+
+def test_a_top_list_by_sketch_is_never_made_of_some_of_the_tuples(
+    make_settings: MakeSettings, postgres: Databases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More tuples than candidates: proven by their events, or answered from the raw events, or not answered."""
+    monkeypatch.setattr("api.query.postgres.CANDIDATES_MAX", 20)
+    settings = settings_with_key(make_settings("postgres", "clickhouse"), tmp_path)
+    world = make_world(settings, postgres.shards, count=1500)
+    asyncio.run(_few_candidates(world))
+
+
+async def _few_candidates(world: World) -> None:
+    customer = world.customers[0]
+    deps = make_deps(world.settings, world.key, SystemClock())
+    without = replace(world.settings, clickhouse="")
+    alone = make_deps(without, world.key, SystemClock())
+    assert deps.raw is not None
+
+    def asked(order: list[str], limit: int) -> Question:
+        query = {
+            "kind": "breakdown",
+            "metrics": ["users", "p95(value)", "events"],
+            "dimensions": ["path"],
+            "order_by": [order],
+            "limit": limit,
+            "range": {"from": "-10d"},
+        }
+        parsed = model.parse(query, batch_max=1)
+        assert not isinstance(parsed, list)
+        return question.resolve(parsed, deps.clock.now_us())
+
+    async with deps.router, alone.router:
+        for order, limit in ((["users", "asc"], 5), (["p95(value)", "desc"], 5), (["users", "desc"], 30)):
+            definite = asked(order, limit)
+            answer = await deps.queries.answer(definite, customer)
+            assert answer["total_rows"] > 20
+            assert answer["meta"]["source"] == "clickhouse", order
+            assert "more than 20 tuples" in answer["meta"]["source_reason"]
+            truth = count(definite, world.events[customer])
+            place = {"users": 0, "p95(value)": 1}[order[0]]
+            best = sorted((row[place] or 0 for row in truth.values()), reverse=order[1] == "desc")[:limit]
+            assert [row[1 + place] or 0 for row in answer["rows"]] == pytest.approx(best), order
+            with pytest.raises(ProblemError) as refused:
+                await alone.queries.answer(definite, customer)
+            assert refused.value.slug == "not-answerable"
+        proven = await deps.queries.answer(asked(["users", "desc"], 1), customer)
+        assert proven["meta"]["source"] == "postgres", "no other path has as many events as that one has users"
+        await deps.raw.close()
 
 
 async def _from_rollups(world: World, asked: dict[str, Any], customer: int) -> Result:

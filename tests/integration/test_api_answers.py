@@ -15,6 +15,7 @@ import pytest
 
 from api.problems import TYPE_PREFIX
 from api.query.answer import Answer
+from headrace.clickhouse import ClickHouseAddress
 from tests.integration.api_world import GRACE_S, Event, World, make_world, running_api, settings_with_key
 from tests.integration.conftest import Databases, MakeSettings
 
@@ -102,6 +103,8 @@ def _breakdown(api: Api, events: list[Event]) -> None:
     assert answer["other"][:3] == [None, rest, None], "users of the rest do not add up and are not made up"
     whole = api.ask("breakdown", dimensions=["country"], limit=100)
     assert (whole["other"], whole["total_rows"]) == (None, 4)
+    series = api.ask("timeseries", dimensions=["country"], interval="month", limit=1)
+    assert series["meta"]["late_events"] == whole["meta"]["late_events"] > 0, "of all tuples, not of those shown"
     plans = api.ask("breakdown", dimensions=["props.plan"], metrics=["events", "max(props.amount)"])
     expected = Counter({'"pro"': "pro", '"free"': "free", "null": None}.get(e.plan, e.plan) for e in events)
     assert {row[0]: row[1] for row in plans["rows"]} == expected
@@ -115,6 +118,18 @@ def _comparison(api: Api, events: list[Event]) -> None:
     before = api.ask("totals", range=now["compare"]["range"])
     assert now["compare"]["rows"] == before["rows"]
     assert now["compare"]["range"]["to"] == now["query"]["range"]["from"]
+    # From whole minutes the rollups answer, with a sketch of the users; else the raw events, exactly.
+    whole, odd = {"from": "-2d", "to": "today"}, {"from": "2025-01-01T00:00:00.5Z", "to": "2090-01-01"}
+    for asked, compare, sources, exact in (
+        (whole, odd, ("postgres", "clickhouse"), (False, True)),
+        (odd, whole, ("clickhouse", "postgres"), (False, False)),
+        (odd, odd, ("clickhouse", "clickhouse"), (True, True)),
+    ):
+        mixed = api.ask("totals", range=asked, metrics=["users"], compare=compare)
+        then = mixed["compare"]["meta"]
+        assert (mixed["meta"]["source"], then["source"]) == sources
+        assert (mixed["meta"]["exact"], then["exact"]) == exact, "exact only where both sides are"
+        assert (then["as_of"], then["final_until"]) == (mixed["meta"]["as_of"], mixed["meta"]["final_until"])
     cut = api.ask("breakdown", dimensions=["event"], range={"from": "-9d"}, compare="previous_period", limit=3)
     assert [row[0] for row in cut["compare"]["rows"]] == [row[0] for row in cut["rows"]], "the same tuples, in order"
     assert events
@@ -256,6 +271,8 @@ def test_a_bucket_folded_into_other_is_answered_from_the_raw_events(
         partly = httpx.post(f"{url}/v1/query", json=filtered, headers=headers).json()
         kept = asked | {"filters": ["contains", "country", ["r"]], "limit": 1, "metrics": ["events", "users"]}
         cut = httpx.post(f"{url}/v1/query", json=kept, headers=headers).json()
+        if exact:
+            _confirmed_by_the_source_that_answered(url, headers, world, customer)
     found = {row[0]: row[1] for row in answer["rows"]}
     assert found["France" if exact else "(other)"] == france
     assert answer["meta"]["source"] == partly["meta"]["source"] == ("clickhouse" if exact else "postgres")
@@ -264,3 +281,25 @@ def test_a_bucket_folded_into_other_is_answered_from_the_raw_events(
     # France is folded or it is not; Germany and Österreich have an r and stand by themselves.
     assert (cut["total_rows"], len(cut["rows"])) == (3 if exact else 2, 1)
     assert cut["rows"][0][0] in ("France", "Germany", "Österreich")
+
+
+def _confirmed_by_the_source_that_answered(url: str, headers: dict[str, str], world: World, customer: int) -> None:
+    """A rollup plan that the raw events answered is another answer once they have gone on."""
+    import clickhouse_connect
+
+    asked = {"kind": "breakdown", "dimensions": ["country"], "range": {"from": "2020-01-01", "to": "2090-01-01"}}
+    link = base64.urlsafe_b64encode(json.dumps(asked).encode()).decode().rstrip("=")
+
+    def status(etag: str) -> int:
+        known = headers | {"If-None-Match": etag}
+        return httpx.get(f"{url}/v1/query", params={"q": link}, headers=known, timeout=20).status_code
+
+    first = httpx.get(f"{url}/v1/query", params={"q": link}, headers=headers, timeout=20)
+    assert first.json()["meta"]["source"] == "clickhouse"
+    assert status(first.headers["etag"]) == 304
+    client = clickhouse_connect.get_client(**ClickHouseAddress.parse(world.settings.clickhouse).client_arguments())
+    row = {"sink": "events", "topic_id": "topic-1", "log_partition": world.partition(customer), "next_offset": 10_001}
+    row |= {"resume_at": 1, "fold_version": "v", "watermark_us": world.watermark_us, "receive_us": 18}
+    client.insert("sink_cursor", [list(row.values())], column_names=list(row))
+    client.close()
+    assert status(first.headers["etag"]) == 200
