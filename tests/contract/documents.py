@@ -12,6 +12,8 @@ from pathlib import Path
 import click
 
 from headrace.cli import cli
+from headrace.metrics import SERIES
+from headrace.settings import DECLARED, PREFIX
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("headrace", "schemas", "producers", "streams", "sinks", "api")
@@ -20,6 +22,9 @@ _HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 _CITED = re.compile(r"\bdocs/[\w/-]+\w(?:\.\w+)?")
 _INLINE = re.compile(r"`(headrace [^`]+)`")
 _OPTION = re.compile(r"--[a-z][a-z-]*")
+_NAME = re.compile(r"\b(?:headrace|HEADRACE)_\w+")
+_OTHER_NAMES = frozenset(("HEADRACE_CONFIG", "HEADRACE_BIND", "headrace_reader"))
+"""What is called like a setting or a metric and is neither: the file's place, a Compose variable, a role."""
 _COMMAND = re.compile(r"^(?:#\s+)?\$ (.+)$", re.MULTILINE)
 _EXAMPLE_FILE = re.compile(r"[\w./$-]+\.(csv|ndjson|toml|json|log|gz)")
 _TARGET = re.compile(r"^([\w%-]+):", re.MULTILINE)
@@ -38,7 +43,7 @@ def faults() -> list[str]:
     for path in documents():
         text, name = path.read_text(encoding="utf-8"), str(path.relative_to(ROOT))
         if path.suffix == ".md":
-            found += [f"{name}: {fault}" for fault in link_faults(path, text)]
+            found += [f"{name}: {fault}" for fault in (*link_faults(path, text), *name_faults(text))]
         found += [f"{name}: {fault}" for fault in command_faults(text)]
     for package in PACKAGES:
         for path in sorted((ROOT / package).rglob("*.py")):
@@ -58,6 +63,13 @@ def link_faults(page: Path, text: str) -> Iterator[str]:
             yield f"links to {target}, which is not there"
         elif anchor and anchor not in {slug(heading) for heading in _HEADING.findall(linked.read_text("utf-8"))}:
             yield f"links to {target}, a heading that is not there"
+
+
+def name_faults(text: str) -> Iterator[str]:
+    """Settings and metrics that a page names and the code does not declare."""
+    known = SERIES.keys() | {PREFIX + name.upper() for name in DECLARED} | _OTHER_NAMES
+    for name in sorted(set(_NAME.findall(text)) - known):
+        yield f"names {name}, which is neither a setting nor a metric"
 
 
 def slug(heading: str) -> str:

@@ -5,7 +5,15 @@ from pathlib import Path
 import pytest
 
 from tests.contract import documents
-from tests.contract.documents import ROOT, citation_faults, command_faults, link_faults, mention_fault, parse_fault
+from tests.contract.documents import (
+    ROOT,
+    citation_faults,
+    command_faults,
+    link_faults,
+    mention_fault,
+    name_faults,
+    parse_fault,
+)
 
 
 def test_documents_name_nothing_that_is_not_there() -> None:
@@ -54,3 +62,8 @@ def test_links_lead_somewhere(tmp_path: Path) -> None:
     assert told == ["links to #other, a heading that is not there", "links to none.md, which is not there"]
     cited = list(citation_faults("see docs/how-to/operate, docs/reference/http.md and docs/nowhere.md"))
     assert cited == ["names docs/nowhere.md, which is not there"]
+
+
+def test_settings_and_metrics_are_declared() -> None:
+    told = list(name_faults("`HEADRACE_GRACE_S`, `HEADRACE_GRACE_H`, `headrace_open_rows`, `headrace_open_doors{x}`"))
+    assert [fault.split(",")[0] for fault in told] == ["names HEADRACE_GRACE_H", "names headrace_open_doors"]
