@@ -1,6 +1,7 @@
 """`headrace query KIND`: ask the query API and print a table or JSON."""
 
 import json
+import re
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,6 +14,9 @@ from headrace.settings import Settings
 
 KINDS = ("totals", "timeseries", "breakdown", "events")
 TIMEOUT_S = 60.0
+
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""C0 and C1 controls (terminals obey them), line separators, changes of direction, and what UTF-8 cannot hold."""
 
 
 @click.command("query")
@@ -134,15 +138,20 @@ def raise_for(response: httpx.Response) -> None:
         lines = [problem["detail"], *(f"{item['pointer']}: {item['detail']}" for item in problem.get("errors", []))]
     except (ValueError, KeyError, TypeError):
         lines = [f"the API answered {response.status_code}"]
-    message = "\n  ".join(dict.fromkeys(lines))
+    message = "\n  ".join(dict.fromkeys(printable(str(line)) for line in lines))
     if response.status_code in (429, 502, 503, 504):
         raise UnavailableError(message)
     raise (UsageError if response.status_code < 500 else HeadraceError)(message)
 
 
+def printable(text: str) -> str:
+    """The text as it may go to a terminal: whoever has a public write key writes what stands in events."""
+    return _UNPRINTABLE.sub(lambda found: " " if found[0] in "\t\n" else "\ufffd", text)
+
+
 def print_table(answer: Mapping[str, Any]) -> None:
     """Rows as a table on a terminal, as tab-separated values otherwise."""
-    names = [column["name"] for column in answer["columns"]]
+    names = [printable(column["name"]) for column in answer["columns"]]
     rows = [*answer["rows"]]
     if answer.get("other"):
         rows.append(["(the rest)", *answer["other"][1:]])
@@ -152,11 +161,12 @@ def print_table(answer: Mapping[str, Any]) -> None:
             click.echo("\t".join(_plain(value) for value in row))
         return
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=None, header_style="bold")
-    for column in answer["columns"]:
-        table.add_column(column["name"], justify="right" if column["type"] in ("integer", "number") else "left")
+    for name, column in zip(names, answer["columns"], strict=True):
+        table.add_column(escape(name), justify="right" if column["type"] in ("integer", "number") else "left")
     for row in rows:
         table.add_row(*(_shown(value) for value in row))
     Console().print(table)
@@ -186,7 +196,7 @@ def _plain(value: Any) -> str:
     if value is None:
         return ""
     text = json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else str(value)
-    return text.replace("\t", " ").replace("\n", " ")
+    return printable(text)
 
 
 def _shown(value: Any) -> str:
