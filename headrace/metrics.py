@@ -74,14 +74,16 @@ SERIES: Mapping[str, Series] = {
     "headrace_sink_lag_records": Series("gauge", "records behind the end of the frames' log", ("store", "shard")),
     "headrace_frames_skipped_total": Series("counter", "frames that brought nothing new", ("reader",)),
     "headrace_frame_gaps_total": Series("counter", "frames that start past our position: an alarm", ("reader",)),
-    "headrace_freshness_seconds": Series("gauge", "now minus receipt of the newest stored event", ("store", "shard")),
+    "headrace_freshness_seconds": Series(
+        "gauge", "now minus the time up to which all that was received is stored", ("store", "shard")
+    ),
     "headrace_live_notices_dropped_total": Series("counter", "notices of change not sent: Redis away"),
     "headrace_frames_unreadable_total": Series("counter", "records of aggregates that are no frame", ("reader",)),
     "headrace_frames_refused_total": Series(
         "counter", "frames of another fold version or another log", ("reader", "reason")
     ),
     "headrace_sink_lanes_detached": Series(
-        "gauge", "1 while a shard that fell behind has a reader of its own", ("shard",)
+        "gauge", "1 while a shard has a reader of its own, or is set aside", ("shard",)
     ),
     "headrace_raw_events_skipped_total": Series("counter", "events left out of the raw store", ("reason",)),
     # answers
