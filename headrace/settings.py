@@ -116,6 +116,7 @@ class Settings:
     session_code_ttl_s: int = _setting(3600, "how long the one-time code in a dashboard link is good for")
     refresh_ttl_s: int = _setting(14 * 86400, "life of a browser's refresh session")
     token_ttl_s: int = _setting(30 * 86400, "life of an API token")
+    public_url: str = _setting("", "the API's address as browsers see it; https: cookies are Secure, HSTS is sent")
     ingest_url: str = _setting("", "the gateway's address as clients see it (for hints on the page)")
 
     _origins: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
