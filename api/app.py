@@ -17,6 +17,7 @@ from pydantic import TypeAdapter
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.auth.access import is_secure
 from api.auth.sessions import Sessions
 from api.auth.store import ControlStore
 from api.auth.tokens import Verifier
@@ -101,7 +102,7 @@ def create_app(deps: Deps) -> FastAPI:
     app.router.routes.extend(dashboard_site().routes)
     _handle_errors(app)
     _describe(app)
-    app.add_middleware(_Outermost)
+    app.add_middleware(_Outermost, settings=deps.settings)
     return app
 
 
@@ -195,8 +196,9 @@ _PROBLEM_RESPONSE: Final = {
 class _Outermost:
     """Headers and the duration of every answer. Plain ASGI, so that streams pass through untouched."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app
+        self._settings = settings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -221,7 +223,7 @@ class _Outermost:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = str(message["status"])
-                _add_headers(message, secure=scope.get("scheme") == "https")
+                _add_headers(message, secure=is_secure(self._settings, scope.get("scheme", "")))
             await send(message)
 
         try:

@@ -18,6 +18,7 @@ from api.schema_lookup import SchemaLookup
 from headrace import http_server
 from headrace.clickhouse import ClickHouseAddress
 from headrace.clock import Clock, SystemClock
+from headrace.errors import ConfigurationError
 from headrace.kafka import partition_for
 from headrace.settings import Settings
 from headrace.shards.router import AsyncRouter
@@ -30,6 +31,10 @@ DRAIN_S = 0.5
 
 def run(settings: Settings) -> int:
     """Serve until SIGTERM; returns the process's exit code."""
+    if settings.public_url and not settings.public_url.lower().startswith(("http://", "https://")):
+        raise ConfigurationError(
+            f"public_url is no address: {settings.public_url!r}", remedy="write it as https://analytics.example.com"
+        )
     key = ensure_signing_key(settings)
     deps = make_deps(settings, key, SystemClock())
     app = create_app(deps)

@@ -12,6 +12,7 @@ from fastapi import Depends, Request
 
 from api.auth.tokens import Principal, Verifier
 from api.problems import ProblemError
+from headrace.settings import Settings
 
 SESSION_COOKIE: Final = "headrace_session"
 REFRESH_COOKIE: Final = "headrace_refresh"
@@ -43,6 +44,11 @@ async def customer_of(principal: Annotated[Principal, Depends(principal_of)]) ->
 
 Asking = Annotated[Principal, Depends(principal_of)]
 Customer = Annotated[int, Depends(customer_of)]
+
+
+def is_secure(settings: Settings, scheme: str) -> bool:
+    """Whether browsers reach us by TLS: by our own, or by the setting; never by a header that a client sends."""
+    return scheme == "https" or settings.public_url.lower().startswith("https://")
 
 
 def bearer(request: Request) -> str | None:

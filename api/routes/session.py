@@ -13,6 +13,7 @@ from api.auth.access import (
     Asking,
     bearer,
     check_same_origin,
+    is_secure,
 )
 from api.auth.sessions import Session, Sessions
 from api.auth.tokens import Principal, Scope
@@ -134,7 +135,7 @@ async def sign_out(request: Request) -> Response:
 async def _signed_in(request: Request, session: Session) -> Response:
     deps = request.app.state.deps
     response = json_answer(await _described(request, session.principal))
-    secure = request.url.scheme == "https"
+    secure = is_secure(deps.settings, request.url.scheme)
     lasting_s = session.principal.expires_s - deps.clock.now_us() // 1_000_000
     response.set_cookie(
         SESSION_COOKIE, session.token, max_age=lasting_s, path="/", httponly=True, samesite="strict", secure=secure

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -10,12 +11,14 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from redis.asyncio import Redis
 
+from api import serve
 from api.auth.access import REFRESH_COOKIE, SESSION_COOKIE
 from api.auth.keys import SigningKey, kid_of
 from api.auth.sessions import Sessions
 from api.auth.tokens import REVOCATION_DELAY_S, Scope, revoke_api_token
 from api.problems import TYPE_PREFIX, ProblemError
 from headrace.clock import ManualClock
+from headrace.errors import ConfigurationError
 from headrace.runtime.ports import free_ports
 from headrace.settings import Settings
 from headrace.shards.address import connect_control
@@ -123,6 +126,27 @@ def test_a_session_ends_with_its_token_makes_no_codes_and_signs_out_though_expir
             token_id = jwt.decode(world.tokens[world.customers[1]], options={"verify_signature": False})["jti"]
             assert revoke_api_token(control, token_id)
         wait_until(lambda: browser.post("/v1/session/refresh").status_code == 401, REVOCATION_DELAY_S + 3)
+
+
+def test_behind_tls_cookies_are_secure_by_the_setting_and_not_by_a_clients_header(
+    make_settings: MakeSettings, postgres: Databases, tmp_path: Path
+) -> None:
+    behind = settings_with_key(make_settings("postgres", "redis", public_url="https://numbers.example"), tmp_path)
+    world = make_world(behind, postgres.shards, count=50)
+    plain = Settings.load(
+        environ=behind.as_environment()
+        | {"HEADRACE_PUBLIC_URL": "http://numbers.example", "HEADRACE_API_PORT": str(free_ports(1)[0])}
+    )
+    headers = {"Authorization": f"Bearer {world.tokens[world.customers[0]]}", "X-Forwarded-Proto": "https"}
+    for settings, secure in ((behind, True), (plain, False)):
+        with running_api(settings) as url:
+            code = httpx.post(f"{url}/v1/session/codes", json={}, headers=headers).json()["code"]
+            answer = httpx.post(f"{url}/v1/session", json={"code": code}, headers=headers | SAME)
+            cookies = answer.headers.get_list("set-cookie")
+            assert [("; secure" in cookie.lower()) for cookie in cookies] == [secure, secure]
+            assert ("strict-transport-security" in answer.headers) is secure
+    with pytest.raises(ConfigurationError, match="public_url"):
+        serve.run(replace(behind, public_url="numbers.example"))
 
 
 def test_a_session_has_an_absolute_end_however_often_it_is_refreshed(redis_url: str) -> None:
