@@ -1,31 +1,32 @@
-"""Two API replicas behind the HAProxy configuration that compose uses: one is killed under load, nobody notices."""
+"""The API behind the HAProxy configuration that compose uses: a replica that is killed or moves goes unnoticed."""
 
+import http.server
+import json
 import os
-import shutil
+import re
 import signal
-import subprocess
-import sys
+import socket
+import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import httpx
 import pytest
 
-from headrace.runtime.ports import free_ports
-from headrace.settings import Settings
+from headrace.runtime.ports import LOOPBACK, free_ports
+from headrace.settings import DECLARED, Settings
+from sinks.live import LiveNotices
 from tests.integration.api_world import World, make_world, settings_with_key
 from tests.integration.conftest import Databases, MakeSettings
+from tests.integration.haproxy_world import CONFIGURATION, Balancer, balancer, replica, wait_until
 
-CONFIGURATION = Path(__file__).parents[2] / "deploy/haproxy/haproxy.cfg"
-SEARCHED = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin"])
 CLIENTS = 4
 BEFORE_KILL_S, AFTER_KILL_S = 2.0, 4.0
-READY_TIMEOUT_S = 20.0
 LARGE_BYTES_MIN = 40_000
 
 
@@ -36,63 +37,12 @@ def _world(make_settings: MakeSettings, postgres: Databases, tmp_path: Path) -> 
 
 
 @contextmanager
-def replica(settings: Settings, folder: Path) -> Iterator["subprocess.Popen[bytes]"]:
-    """One API process, ready to serve; killed at the end if it still runs."""
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith("HEADRACE_")}
-    with (folder / f"api-{settings.api_port}.log").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "headrace", "run", "api"],
-            env=inherited | settings.as_environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-        )
-    try:
-        wait_until(lambda: httpx.get(f"http://127.0.0.1:{settings.api_port}/readyz", timeout=2).status_code == 200)
-        yield process
-    finally:
-        process.kill()
-        process.wait(10)
-
-
-@contextmanager
-def balancer(api_ports: tuple[int, int], folder: Path) -> Iterator[str]:
-    """HAProxy with the committed configuration; gives the API's address."""
-    program = shutil.which("haproxy", path=SEARCHED)
-    assert program, "haproxy is missing: `make test` as root installs it, otherwise apt-get install haproxy"
-    bind, ingest_bind, nothing = free_ports(3)
-    environment = {
-        "API_BIND": f"127.0.0.1:{bind}",
-        "INGEST_BIND": f"127.0.0.1:{ingest_bind}",
-        "API_1": f"127.0.0.1:{api_ports[0]}",
-        "API_2": f"127.0.0.1:{api_ports[1]}",
-        "INGEST_1": f"127.0.0.1:{nothing}",
-        "INGEST_2": f"127.0.0.1:{nothing}",
-    }
-    with (folder / "haproxy.log").open("wb") as log:
-        process = subprocess.Popen(
-            [program, "-f", str(CONFIGURATION)], env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
-        )
-    try:
-        url = f"http://127.0.0.1:{bind}"
-        wait_until(lambda: httpx.get(f"{url}/readyz", timeout=2).status_code == 200)
-        yield url
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(10)
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    """Poll; a refused connection counts as not yet."""
-    deadline = time.monotonic() + READY_TIMEOUT_S
-    while True:
-        try:
-            if condition():
-                return
-        except httpx.HTTPError:
-            pass
-        assert time.monotonic() < deadline, "not ready"
-        time.sleep(0.05)
+def balanced(folder: Path, *ports: int) -> Iterator[str]:
+    """The balancer's address for two API replicas, both of them in."""
+    first, second = (f"{LOOPBACK}:{port}" for port in ports)
+    with balancer(folder, api=(first, second)) as found:
+        wait_until(lambda: httpx.get(f"{found.api_url}/readyz", timeout=2).status_code == 200)
+        yield found.api_url
 
 
 class Client(threading.Thread):
@@ -146,7 +96,7 @@ def test_a_replica_is_killed_under_load(world: World, tmp_path: Path) -> None:
     replicas: list[Settings] = [replace(world.settings, api_port=port) for port in (first_port, second_port)]
     stop = threading.Event()
     with replica(replicas[0], tmp_path) as first, replica(replicas[1], tmp_path):
-        with balancer((first_port, second_port), tmp_path) as url:
+        with balanced(tmp_path, first_port, second_port) as url:
             token = world.tokens[world.customers[0]]
             clients = [Client(url, token, questions(), stop) for _ in range(CLIENTS)]
             for client in clients:
@@ -163,3 +113,182 @@ def test_a_replica_is_killed_under_load(world: World, tmp_path: Path) -> None:
     for number, question in enumerate(questions()):
         seen = {rows for client in clients for rows in client.answers[number]}
         assert len(seen) == 1, f"replicas differ: {question['kind']}"
+
+
+class EventSource(threading.Thread):
+    """What a browser does with a stream: it remembers the last id and, when the stream ends, asks again with it."""
+
+    def __init__(self, url: str, token: str) -> None:
+        super().__init__(daemon=True)
+        self._url, self._headers = f"{url}/v1/live", {"Authorization": f"Bearer {token}"}
+        self._stopped = threading.Event()
+        self.opened = 0
+        self.names: list[str] = []
+        self.seen: list[int] = []
+        """The numbers of the events that came, in order."""
+
+    def run(self) -> None:
+        last_id = ""
+        while not self._stopped.is_set():
+            headers = self._headers | ({"Last-Event-ID": last_id} if last_id else {})
+            try:
+                with httpx.stream("GET", self._url, headers=headers, timeout=20) as answer:
+                    self.opened += answer.status_code == 200
+                    name = ""
+                    for line in answer.iter_lines():
+                        field, _, value = line.partition(": ")
+                        if field == "event":
+                            name = value
+                            self.names.append(name)
+                        elif field == "id":
+                            last_id = value
+                        elif field == "data" and name == "events":
+                            self.seen += [event["number"] for event in json.loads(value)["events"]]
+                        if self._stopped.is_set():
+                            return
+            except httpx.HTTPError:
+                pass
+            self._stopped.wait(0.2)
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self.join(15)  # the next heartbeat wakes it
+
+
+def test_a_stream_goes_on_where_it_was_after_its_replica_was_killed(world: World, tmp_path: Path) -> None:
+    customer = world.customers[0]
+    ports = free_ports(2)
+    notices = LiveNotices(world.settings)
+    with ExitStack() as stack:
+        replicas = {
+            port: stack.enter_context(replica(replace(world.settings, api_port=port), tmp_path)) for port in ports
+        }
+        url = stack.enter_context(balanced(tmp_path, *ports))
+        source = EventSource(url, world.tokens[customer])
+        source.start()
+        stack.callback(source.stop)
+        wait_until(lambda: "stats" in source.names)
+        for number in range(5):
+            notices.stored({customer: [{"event": "e", "number": number}]}, 1_800_000_000_000_000)
+        wait_until(lambda: source.seen == list(range(5)))
+        serving = [port for port in ports if open_streams(port)]
+        assert len(serving) == 1
+        os.kill(replicas[serving[0]].pid, signal.SIGKILL)
+        for number in range(5, 30):
+            notices.stored({customer: [{"event": "e", "number": number}]}, 1_800_000_000_000_000)
+            time.sleep(0.05)
+        wait_until(lambda: len(source.seen) >= 30)
+        assert source.seen == list(range(30)), "nothing is lost and nothing comes twice"
+        assert source.opened == 2
+        assert "resync" not in source.names
+    notices.close()
+
+
+def open_streams(port: int) -> int:
+    """How many live streams a replica says it serves."""
+    text = httpx.get(f"http://{LOOPBACK}:{port}/metrics", timeout=5).text
+    found = re.search(r"^headrace_live_clients(?:{[^}]*})? (\d+)", text, re.MULTILINE)
+    return int(found[1]) if found else 0  # the series begins with the first stream
+
+
+def test_streams_leave_room_for_queries() -> None:
+    maxconn = re.search(r"default-server .*\bmaxconn (\d+)", CONFIGURATION.read_text())
+    in_all = re.search(r"^    maxconn (\d+)", CONFIGURATION.read_text(), re.MULTILINE)
+    assert maxconn and in_all
+    live_clients_max = DECLARED["live_clients_max"].default
+    assert int(maxconn[1]) >= live_clients_max + 500
+    assert int(in_all[1]) >= 2 * live_clients_max + 1000
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/%6detrics", "/metrics/"])
+def test_what_is_for_operators_does_not_pass(tmp_path: Path, path: str) -> None:
+    with serving(LOOPBACK, free_ports(1)[0], "api") as address, balancer(tmp_path, api=address, ingest=address) as at:
+        for url in (at.api_url, at.ingest_url):
+            wait_until(lambda url=url: httpx.get(f"{url}/other", timeout=2).text == "api")  # type: ignore[misc]
+            assert httpx.get(url + path, timeout=2).status_code == 404
+
+
+def test_a_replica_that_comes_back_elsewhere_is_found(tmp_path: Path) -> None:
+    port = free_ports(1)[0]
+    elsewhere = "127.0.0.2"
+    with Names({}) as names, ExitStack() as stack:
+        api = (f"api-1.test:{port}", f"api-2.test:{port}")
+        at: Balancer = stack.enter_context(balancer(tmp_path, api=api, resolver=names.address))
+        assert httpx.get(f"{at.api_url}/x", timeout=5).status_code == 503
+        with serving(LOOPBACK, port, "first"):
+            names.addresses["api-1.test"] = LOOPBACK
+            wait_until(lambda: httpx.get(f"{at.api_url}/x", timeout=2).text == "first")
+        with serving(elsewhere, port, "second"):
+            names.addresses["api-1.test"] = elsewhere
+            wait_until(lambda: httpx.get(f"{at.api_url}/x", timeout=2).text == "second")
+
+
+@contextmanager
+def serving(host: str, port: int, text: str) -> Iterator[tuple[str, str]]:
+    """A server that answers everything with `text`; gives its address, twice, as for two replicas."""
+
+    class Answering(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(text)))
+            self.end_headers()
+            self.wfile.write(text.encode())
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer((host, port), Answering)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+    thread.start()
+    try:
+        yield f"{host}:{port}", f"{host}:{port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join(10)
+
+
+class Names(threading.Thread):
+    """A name server (RFC 1035) that knows the IPv4 addresses in `addresses`."""
+
+    def __init__(self, addresses: dict[str, str]) -> None:
+        super().__init__(daemon=True)
+        self.addresses = addresses
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._socket.bind((LOOPBACK, 0))
+        self._socket.settimeout(0.2)
+        self._ended = threading.Event()
+        self.address = f"{LOOPBACK}:{self._socket.getsockname()[1]}"
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self.join(5)
+        self._socket.close()
+
+    def run(self) -> None:
+        while not self._ended.is_set():
+            try:
+                query, client = self._socket.recvfrom(4096)
+            except TimeoutError:
+                continue
+            self._socket.sendto(self._answer(query), client)
+
+    def _answer(self, query: bytes) -> bytes:
+        labels, at = [], 12
+        while query[at]:
+            labels.append(query[at + 1 : at + 1 + query[at]].decode())
+            at += 1 + query[at]
+        question = query[12 : at + 5]
+        (kind,) = struct.unpack_from(">H", query, at + 1)
+        address = self.addresses.get(".".join(labels).lower())
+        known = address is not None and kind == 1
+        flags = 0x8180 if address is not None else 0x8183
+        answer = b""
+        if known:
+            assert address is not None
+            answer = struct.pack(">HHHIH", 0xC00C, 1, 1, 1, 4) + socket.inet_aton(address)
+        return query[:2] + struct.pack(">HHHHH", flags, 1, int(known), 0, 0) + question + answer
