@@ -265,7 +265,7 @@ class ClickHouseReader:
         )
         self._waiting: Sequence[FrameRecord] = ()
         store = ClickHouseStore(settings, clickhouse_events.SINK)
-        cursors = _load(store, partitions, topic_id, settings, stopping)
+        cursors = _load(store, partitions, topic_id, settings, stopping, clock)
         self._inserter = EventsInserter(settings, cursors, store, topic_id, notices, clock)
         self._inserter.start()
         self._lane.start()
@@ -368,10 +368,16 @@ def consumer_loop(
 
 
 def _load(
-    store: ClickHouseStore, partitions: Sequence[int], topic_id: str, settings: Settings, stopping: threading.Event
+    store: ClickHouseStore,
+    partitions: Sequence[int],
+    topic_id: str,
+    settings: Settings,
+    stopping: threading.Event,
+    clock: Clock,
 ) -> Mapping[int, InsertCursor]:
     """The cursors, once ClickHouse answers; nothing when we are to stop meanwhile."""
     backoff = Backoff(settings.retry_backoff_s, settings.retry_backoff_max_s)
+    since_us = clock.now_us()
     while not stopping.is_set():
         try:
             return store.cursors(partitions, topic_id)
@@ -379,5 +385,8 @@ def _load(
             store.close()
             wait_s = backoff.next_s()
             log.warning("store_retry", store="clickhouse-events", wait_s=round(wait_s, 2), error=error.message)
+            for part in (clickhouse_events.SINK, clickhouse_rollups.SINK):  # nobody else shows it yet
+                age_s = (clock.now_us() - since_us) / 1e6
+                metrics.gauge("headrace_freshness_seconds", "clickhouse", part).set(age_s)
             stopping.wait(wait_s)
     return {}

@@ -20,7 +20,7 @@ import pytest
 import redis
 import xxhash
 
-from headrace import clickhouse, kafka
+from headrace import clickhouse, kafka, metrics
 from headrace.errors import IncarnationError
 from headrace.migrations import migrate
 from headrace.runtime.chdb_engine import ChdbEngine
@@ -379,7 +379,9 @@ def test_another_incarnation_is_refused(settings: Settings, run_sink: Callable[[
     assert isinstance(sink.failure, IncarnationError)
 
 
+@pytest.mark.parametrize("begun", [True, False], ids=["begun", "while it starts"])
 def test_clickhouse_away_for_a_while_loses_nothing(
+    begun: bool,
     make_settings: MakeSettings,
     postgres: Databases,
     start_part: Callable[[Part], Process],
@@ -404,15 +406,27 @@ def test_clickhouse_away_for_a_while_loses_nothing(
         topic.write(0, [event(customer, number) for number in range(250)])
         topic.flush()
         coverage.cover((round_ + 1) * 250)
+        if round_ == 0 and begun:
+            wait_until(lambda: positions(settings, "rollups").get(0) == 250)
         if round_ == 1:
             server.kill()
             time.sleep(2)
+            for part in ("events", "rollups"):
+                wait_until(lambda part=part: freshness_s(part) > 4)  # type: ignore[misc]
         if round_ == 2:
             server = start_part(engine)
 
     wait_until(lambda: positions(settings, "events").get(0) == 1000)
     assert stored_positions(settings) == [(0, number) for number in range(1000)]
+    for part in ("events", "rollups"):
+        wait_until(lambda part=part: freshness_s(part) < 4)  # type: ignore[misc]
     assert sink.failure is None
+
+
+def freshness_s(part: str) -> float:
+    series = f'headrace_freshness_seconds{{shard="{part}",store="clickhouse"}} '
+    lines = metrics.exposition()[0].decode().splitlines()
+    return next(float(line.removeprefix(series)) for line in lines if line.startswith(series))
 
 
 def test_kill_9_of_the_sink_loses_and_doubles_nothing(settings: Settings, tmp_path: Path) -> None:
