@@ -1,8 +1,8 @@
 """The keys that sign tokens: one private Ed25519 key in a file of ours, all public keys in the control database.
 
 The private key never leaves its file (0600, made if absent). A key's id is the RFC 7638 thumbprint of its public
-half, so that the same key always has the same id. Rotation: a new file registers itself beside the old key, whose
-tokens verify until it is retired.
+half, so that the same key always has the same id. Rotation: a new file registers itself beside the old key. Once
+that is retired it signs nothing more; its sessions end within minutes, its API tokens as they expire or are revoked.
 """
 
 import base64
@@ -64,6 +64,7 @@ def ensure_signing_key(settings: Settings) -> SigningKey:
                 "INSERT INTO signing_keys (kid, public_pem) VALUES (%s, %s) ON CONFLICT (kid) DO NOTHING",
                 (key.kid, key.public_pem),
             )
+            row = connection.execute("SELECT retired_at FROM signing_keys WHERE kid = %s", (key.kid,)).fetchone()
     except psycopg.errors.UndefinedTable as error:
         raise ConfigurationError(
             "the control database has no table signing_keys", remedy="run `headrace migrate` first"
@@ -72,7 +73,19 @@ def ensure_signing_key(settings: Settings) -> SigningKey:
         raise UnavailableError(
             "the control database does not answer; the signing key was not registered", remedy="is it running?"
         ) from error
+    if row is not None and row[0] is not None:
+        raise ConfigurationError(
+            f"the signing key {path} was retired", remedy="move the file away; the next start makes a new key"
+        )
     return key
+
+
+def retire_signing_key(connection: psycopg.Connection[Any], kid: str) -> bool:
+    """Let a key sign nothing more, from now on. False: there is no such key that still signs."""
+    row = connection.execute(
+        "UPDATE signing_keys SET retired_at = now() WHERE kid = %s AND retired_at IS NULL RETURNING kid", (kid,)
+    ).fetchone()
+    return row is not None
 
 
 def load(path: Path) -> SigningKey:

@@ -66,6 +66,28 @@ def signing_key(as_json: bool) -> None:
     click.echo(json.dumps({"kid": key.kid, "public_pem": key.public_pem}) if as_json else key.kid)
 
 
+@command.command("retire-key")
+@click.argument("kid")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def retire_key(kid: str, yes: bool) -> int:
+    """Retire the signing key with id KID, after a leak or to rotate.
+
+    Move its file away and restart the API first: what is still signed with it ends. Browser sessions by it end
+    within 15 minutes; API tokens by it stay good until they expire or are revoked.
+    """
+    from api.auth.keys import retire_signing_key
+    from headrace.shards.address import connect_control
+
+    if not yes:
+        click.confirm(f"retire signing key {kid}?", abort=True, err=True)
+    with connect_control(Settings.load()) as connection:
+        if retire_signing_key(connection, kid):
+            click.echo(f"signing key {kid} retired", err=True)
+            return 0
+    click.echo(f"error: there is no signing key {kid} in use — `headrace token signing-key` prints yours", err=True)
+    return 1
+
+
 @command.command("list")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_tokens(as_json: bool) -> None:
