@@ -41,6 +41,7 @@ def test_answers(make_settings: MakeSettings, postgres: Databases, tmp_path: Pat
         _batch_and_link(api, len(world.events[customer]))
         _autocomplete(client, world.events[customer])
         _hostile(client, len(world.events[customer]))
+        _many_values(client)
         _command_line(url, world, customer)
 
 
@@ -220,6 +221,20 @@ def _hostile(client: httpx.Client, count: int) -> None:
     chunked = client.post("/v1/query", content=(b"x" * 60_000 for _ in range(10)))
     assert chunked.status_code == 413
     assert client.get("/livez").status_code == 200
+
+
+def _many_values(client: httpx.Client) -> None:
+    """As many values as a query may have are answered; more are refused as the caller's fault, not with 503."""
+    for operator, conditions, values, expected in (
+        ("is", 5, 1000, 200),
+        ("not_contains", 100, 50, 200),
+        ("matches", 100, 5, 200),
+        ("is", 60, 1000, 400),
+    ):
+        listed = [f"v{i}" for i in range(values)]
+        tree = ["and", [[operator, "props.plan", listed] for _ in range(conditions)]]
+        answer = client.post("/v1/query", json={"kind": "totals", "range": EVER, "filters": tree})
+        assert answer.status_code == expected, (operator, conditions, values, answer.text[:300])
 
 
 def _command_line(url: str, world: World, customer: int) -> None:
