@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import psycopg
 import pytest
 
@@ -25,11 +26,12 @@ from headrace.runtime.process import Process
 from headrace.settings import Settings
 from headrace.shards.router import Router
 from headrace.topics import create_topics
+from schemas.frame import decode_chunk, encode_frame
 from schemas.topics import SINK_POSTGRES_GROUP, Topics
 from sinks import postgres as postgres_sink
 from sinks.consumer import ConsumerLoop
 from sinks.live import LiveNotices
-from tests.frame_log import FrameTopic, PartitionLog, Row, applied_to, stored_rows, write_in_frames
+from tests.frame_log import FrameTopic, PartitionLog, Row, applied_to, arrow_rows, stored_rows, write_in_frames
 from tests.integration.conftest import Databases, MakeSettings
 
 PARTITIONS = 2
@@ -342,6 +344,27 @@ def test_a_shard_that_the_log_does_not_reach_back_to_is_set_aside_alone(
     time.sleep(1)
     assert sink.failure is None
     assert applied_to(postgres.shard_dsn(1)) == {p: {0} for p in range(PARTITIONS)}
+
+
+def test_a_shard_that_refuses_a_row_is_set_aside_alone(
+    settings: Settings, postgres: Databases, logs: list[PartitionLog], run_sink: Callable[..., RunningSink]
+) -> None:
+    log, other = logs
+    rows = log.rows(0, log.size)
+    at = next(index for index, row in enumerate(rows) if row[0] not in FIRST_SHARD)
+    unfit = sorted([*rows[:at], (*rows[at][:4], "a\0b", *rows[at][5:]), *rows[at + 1 :]])
+    header = decode_chunk(log.frame(0, log.size, "a" * 32, 1)[0]).header
+    topic = FrameTopic(settings)
+    topic.write(0, encode_frame(header, arrow_rows(unfit), [], np.empty(0, dtype=np.int64)))
+    write_in_frames(topic, other, 500)
+    topic.flush()
+    sink = run_sink(settings)
+
+    wait_until(lambda: caught_up(postgres.shard_dsn(0), logs))
+    assert stored_rows(postgres.shard_dsn(0)) == expected(logs, 0)
+    wait_until(lambda: counted('headrace_sink_lanes_detached{shard="shard-2"}') == 1)
+    assert applied_to(postgres.shard_dsn(1))[0] == {0}
+    assert sink.failure is None
 
 
 def test_the_sink_stops_when_every_shard_is_of_another_incarnation(
