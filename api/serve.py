@@ -18,10 +18,12 @@ from api.schema_lookup import SchemaLookup
 from headrace import http_server
 from headrace.clickhouse import ClickHouseAddress
 from headrace.clock import Clock, SystemClock
-from headrace.errors import ConfigurationError
+from headrace.errors import ConfigurationError, UnavailableError
 from headrace.kafka import partition_for
+from headrace.log import get_logger
 from headrace.settings import Settings
 from headrace.shards.router import AsyncRouter
+from headrace.topics import events_topic_id
 
 REDIS_TIMEOUT_S = 2.0
 REDIS_BLOCK_S = 5.0
@@ -29,8 +31,15 @@ REDIS_BLOCK_S = 5.0
 DRAIN_S = 0.5
 
 
+KAFKA_TIMEOUT_S = 2.0
+"""Answers need no Kafka; it is asked only whether the settings fit its topic."""
+
+log = get_logger(__name__)
+
+
 def run(settings: Settings) -> int:
     """Serve until SIGTERM; returns the process's exit code."""
+    _check_partitions(settings)
     if settings.public_url and not settings.public_url.lower().startswith(("http://", "https://")):
         raise ConfigurationError(
             f"public_url is no address: {settings.public_url!r}", remedy="write it as https://analytics.example.com"
@@ -44,6 +53,15 @@ def run(settings: Settings) -> int:
         deps.live.stop()
 
     return http_server.run(app, host=settings.api_host, port=settings.api_port, on_stop=on_stop, drain_s=DRAIN_S)
+
+
+def _check_partitions(settings: Settings) -> None:
+    """Raise ConfigurationError when `events` has other partitions than the settings say: a customer's rows would be
+    looked for under the wrong one. With Kafka away there is nothing to compare."""
+    try:
+        events_topic_id(settings, timeout_s=KAFKA_TIMEOUT_S)
+    except UnavailableError as error:
+        log.warning("partitions_unchecked", reason=error.message)
 
 
 def make_deps(settings: Settings, key: SigningKey, clock: Clock) -> Deps:
