@@ -166,7 +166,7 @@ class Router:
                             self._cache.put(load_map(connection), self._clock.monotonic())
                         for _ in connection.notifies(timeout=LISTEN_WAIT_S, stop_after=1):
                             self._cache.invalidate()
-            except (HeadraceError, psycopg.OperationalError) as error:
+            except (HeadraceError, psycopg.Error) as error:  # also a database that is not migrated yet
                 log.warning("shard_map_not_followed", error=str(error).split("\n")[0])
                 self._closing.wait(LISTEN_RETRY_S)
 
@@ -274,7 +274,7 @@ class AsyncRouter:
                     self._cache.invalidate()  # a notice may have come while nobody listened
                     async for _ in connection.notifies():
                         self._cache.invalidate()
-            except psycopg.OperationalError:
+            except psycopg.Error:
                 await asyncio.sleep(LISTEN_RETRY_S)
 
 

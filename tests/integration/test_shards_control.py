@@ -168,6 +168,20 @@ def test_routers_hear_of_a_change_long_before_their_lease_ends(
     assert asyncio.run(follow()) < 2
 
 
+def test_a_router_that_starts_before_the_migration_follows_the_map_afterwards(
+    make_settings: MakeSettings, postgres: Databases
+) -> None:
+    bare = make_settings("postgres")
+    with Router(bare) as router:
+        time.sleep(0.5)  # the listener has met a control database without a shard map
+        assert router.latest() is None
+        migrate(bare, shards={"shard-1": postgres.shards[0]})
+        deadline = time.monotonic() + 10
+        while router.latest() is None:
+            assert time.monotonic() < deadline, "the listener has ended"
+            time.sleep(0.05)
+
+
 def test_without_a_listener_the_lease_bounds_how_stale_a_map_is(
     settings: Settings, control: psycopg.Connection[Any]
 ) -> None:
