@@ -188,6 +188,10 @@ def test_without_redis_tokens_work_and_sessions_say_503(
         away = httpx.post(f"{url}/v1/session", json={"code": "x"}, headers=SAME)
         assert (away.status_code, away.json()["type"]) == (503, TYPE_PREFIX + "sessions-unavailable")
         assert away.headers["retry-after"]
+        out = httpx.delete(f"{url}/v1/session", headers=SAME | {"Cookie": f"{SESSION_COOKIE}=x; {REFRESH_COOKIE}=y"})
+        assert (out.status_code, len(out.headers.get_list("set-cookie"))) == (503, 2), (
+            "the browser forgets in any case"
+        )
         live = httpx.get(f"{url}/v1/live", headers=headers)
         assert (live.status_code, live.json()["type"]) == (503, TYPE_PREFIX + "live-unavailable")
         raw = httpx.post(f"{url}/v1/query", json=TOTALS | {"metrics": ["users"], "exact": True}, headers=headers)
