@@ -148,12 +148,14 @@ def topic_id(settings: Settings, topic: str) -> str:
     return topic_identity(settings, topic).topic_id
 
 
-def topic_identity(settings: Settings, topic: str, *, timeout_s: float = ADMIN_TIMEOUT_S) -> TopicIdentity:
-    """Id and partition count of `topic`, as the broker has them.
+def topic_identity(
+    settings: Settings, topic: str, *, timeout_s: float = ADMIN_TIMEOUT_S, client: AdminClient | None = None
+) -> TopicIdentity:
+    """Id and partition count of `topic`, as the broker has them; asked through `client` by who asks often.
 
     Raises UnavailableError when Kafka does not answer, ConfigurationError when the topic does not exist.
     """
-    client = admin(settings)  # kept: a client that is collected takes its requests with it
+    client = client or admin(settings)  # kept: a client that is collected takes its requests with it
     future = client.describe_topics(TopicCollection([topic]), request_timeout=timeout_s)[topic]
     try:
         described = future.result(timeout_s + 1)

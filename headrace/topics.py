@@ -17,6 +17,7 @@ from headrace.kafka import (
     KafkaException,
     NewTopic,
     OffsetSpec,
+    TopicIdentity,
     TopicPartition,
     admin,
     topic_identity,
@@ -51,11 +52,19 @@ def topic_states(settings: Settings) -> list[TopicState]:
 def events_topic_id(settings: Settings, *, timeout_s: float = ADMIN_TIMEOUT_S) -> str:
     """The broker's id of `events`, once its partitions are as many as `events_partitions`.
 
-    A customer's partition is its key's hash by that count: with another one, most events would be taken for strays.
     Raises ConfigurationError when the counts differ or the topic does not exist, UnavailableError.
     """
     name = Topics(settings.topic_prefix).events
     identity = topic_identity(settings, name, timeout_s=timeout_s)
+    check_partitions(settings, name, identity)
+    return identity.topic_id
+
+
+def check_partitions(settings: Settings, name: str, identity: TopicIdentity) -> None:
+    """Raise ConfigurationError unless `events`, named `name`, has as many partitions as the settings say.
+
+    A customer's partition is its key's hash by that count: with another one, most events would be taken for strays.
+    """
     if identity.partitions != settings.events_partitions:
         raise ConfigurationError(
             f"topic {name!r} at {settings.kafka} has {identity.partitions} partitions, but events_partitions is "
@@ -63,7 +72,6 @@ def events_topic_id(settings: Settings, *, timeout_s: float = ADMIN_TIMEOUT_S) -
             remedy="set HEADRACE_EVENTS_PARTITIONS to what the topic had when it was first written to; partitions "
             "that were added later cannot be used",
         )
-    return identity.topic_id
 
 
 def create_topics(settings: Settings, *, dry_run: bool = False) -> list[TopicDefinition]:

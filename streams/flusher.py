@@ -19,16 +19,17 @@ from streams.assignment import Assignment
 from streams.folder import SourceConsumer
 from streams.frames import frame_interval_s
 from streams.held import Held, StopProcess
+from streams.log_ends import LogEnds
 from streams.log_reader import LogReader
 from streams.measures import Measures
+from streams.position import check_incarnation
 from streams.snapshotter import Snapshotter
 from streams.watchdog import Watchdog
 
 TICK_S: Final = 0.05
 MEASURE_INTERVAL_S: Final = 1.0
-IDLE_LIMIT_S: Final = 120.0
-"""After so long without a record, although the log's end is past us, the log is asked; if it holds one, the
-fetching side hangs."""
+LOOK_INTERVAL_S: Final = 5.0
+"""How often the log's end and identity are asked beside the fetching."""
 STANDSTILL_S: Final = 5.0
 """A tick that is so late means that the process stood still (SIGSTOP): waiting counts from then."""
 
@@ -57,6 +58,9 @@ class Flusher:
         self._stop_process = stop_process
         self._tasks: set[asyncio.Task[None]] = set()
         self._measured_s = 0.0
+        self._looked_s = 0.0
+        self._looking = False
+        self._log_ends = LogEnds(settings, assignment.topics.events)
         self._ticked_s = time.monotonic()
         self.consumer: SourceConsumer | None = None
 
@@ -77,6 +81,9 @@ class Flusher:
         if now_s - self._measured_s >= MEASURE_INTERVAL_S:
             self._measured_s = now_s
             self._measure(now_s)
+        if now_s - self._looked_s >= LOOK_INTERVAL_S and self._assignment.held and not self._looking:
+            self._looked_s, self._looking = now_s, True
+            self._start(self._look_at_log())
 
     def flush_if_due(self, held: Held, now_s: float) -> None:
         """Start a frame of this partition when its time has come and none is on its way."""
@@ -118,8 +125,9 @@ class Flusher:
 
     def _lag_records(self, held: Held) -> int:
         tp = TP(held.log.topic, held.partition)
-        end = self.consumer.end_offset(tp) if self.consumer is not None else None
-        return max(0, (held.log.end_offset if end is None else end) - held.position.next_offset)
+        fetched = self.consumer.end_offset(tp) if self.consumer is not None else None
+        end = max(held.log.end_offset if fetched is None else fetched, held.end_offset)
+        return max(0, end - held.position.next_offset)
 
     def _age_s(self, held: Held) -> float:
         if not held.receive_us:
@@ -134,9 +142,24 @@ class Flusher:
             self._measures.on_state(held.partition, stats.open_rows, stats.dedupe_ids)
             if not lag:
                 held.moved_s = now_s
-            elif now_s - held.moved_s > IDLE_LIMIT_S:
+            elif now_s - held.moved_s > self._settings.watchdog_s:
                 held.moved_s = now_s
                 self._start(self._look_for_records(held))
+
+    async def _look_at_log(self) -> None:
+        """Learn where the log ends. Raises FatalError when it is another one by now, or has other partitions."""
+        held = dict(self._assignment.held)
+        try:
+            seen = await asyncio.to_thread(self._log_ends.look, sorted(held))
+        except RetryableError as error:
+            log.warning("log_ends_unknown", reason=str(error))
+            return
+        finally:
+            self._looking = False
+        for partition, one in held.items():
+            if self._assignment.get(partition) is one and seen.topic_id is not None:
+                check_incarnation(one.log, seen.topic_id)
+                one.end_offset = seen.ends[partition]
 
     async def _look_for_records(self, held: Held) -> None:
         """Nothing came for a long time although the log goes on: does it hold a record, or only skipped offsets?"""
@@ -154,6 +177,6 @@ class Flusher:
             return
         raise FatalError(
             f"record {record.offset} of {source.topic} partition {source.partition} waits to be folded, but none "
-            f"came for {IDLE_LIMIT_S:.0f} s",
+            f"came for {self._settings.watchdog_s:.0f} s",
             remedy="the process stops; its supervisor starts it again",
         )

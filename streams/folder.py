@@ -22,7 +22,7 @@ from streams.held import Held
 from streams.intake import FetchedRecord
 from streams.log_reader import LogReader
 from streams.measures import Measures
-from streams.position import Fit, SourceLog, check_begin
+from streams.position import Fit, SourceLog, check_begin, check_last_record
 from streams.recovery import record_before
 
 FRAMES_UNSENT_MAX: Final = 2
@@ -107,11 +107,12 @@ class Folder:
         self._measures.on_events(intake.batch.events.num_rows)
 
     async def _on_behind(self, held: Held) -> None:
-        """All of a fetch is folded already: it was under way while we sought, or the log was cut."""
+        """All of a fetch is folded already: it was under way while we sought, or the log was cut or replaced."""
         held.behind += 1
         if held.behind % BEHIND_MAX == 0:
+            folded, last_crc = held.fold.position, held.fold.last_crc
             try:
-                await asyncio.to_thread(record_before, LogReader(self._settings), held.log, held.position.next_offset)
+                await asyncio.to_thread(self._check_log, held.log, folded, last_crc)
             except RetryableError as error:
                 log.warning("log_end_unknown", partition=held.partition, reason=str(error))
             await self._seek(held)
@@ -139,6 +140,14 @@ class Folder:
     async def _seek(self, held: Held) -> None:
         if self.consumer is not None and self._held(held.partition) is held:
             await self.consumer.seek_to_position(TP(held.log.topic, held.partition))
+
+    def _check_log(self, source: SourceLog, folded: int, last_crc: int) -> None:
+        """Raise GapError unless the log still has, before offset `folded`, the record that was folded last."""
+        begin, end = kafka.watermarks(self._settings, source.topic, [source.partition])[source.partition]
+        if folded > begin:
+            now = replace(source, begin_offset=begin, end_offset=end)
+            last = record_before(LogReader(self._settings), now, folded)
+            check_last_record(now, folded, last.value, last_crc)
 
     def _find_record(self, source: SourceLog, start: int, stop: int) -> int | None:
         """The first offset in [start, stop) that the log holds. Raises GapError when `start` was deleted."""

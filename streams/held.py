@@ -21,7 +21,8 @@ class Held:
     """The state of one assigned partition. Used on the main event loop only.
 
     `position` is ahead of the fold's only within a step that does not wait. `gate` is closed while a snapshot needs
-    the fold to stand still. Times are of the monotonic clock.
+    the fold to stand still. `end_offset`: the log's end as last asked beside the fetching. Times are of the monotonic
+    clock.
     """
 
     fold: PartitionFold
@@ -32,6 +33,7 @@ class Held:
     manifests: tuple[SnapshotManifest, ...]
     snapshot_due_s: float
     receive_us: int = 0
+    end_offset: int = 0
     events_unframed: int = 0
     ahead_at: int | None = None
     behind: int = 0

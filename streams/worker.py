@@ -61,7 +61,7 @@ class _Worker:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._stopping = asyncio.Event()
-        self._watchdog = Watchdog(stop_process)
+        self._watchdog = Watchdog(stop_process, limit_s=settings.watchdog_s)
         measures = Measures()
         self._assignment = Assignment(settings, rules_of(settings), measures, self._watchdog)
         self._folder = Folder(settings, self._assignment.get, measures)

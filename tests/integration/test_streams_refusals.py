@@ -1,8 +1,9 @@
 """What the stream worker sets aside, what it reads over, and where it refuses to go on."""
 
+import asyncio
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,29 @@ import pytest
 from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ResourceType
 
 from headrace import kafka
+from headrace.clock import SystemClock
+from headrace.errors import GapError, IncarnationError
 from headrace.settings import Settings
 from headrace.topics import create_topics
 from schemas.event import record_key
 from schemas.topics import FRAME_BYTES_MAX, Topics, definitions
+from streams.assignment import Assignment
 from streams.dead import HEADER_OFFSET, HEADER_PARTITION, HEADER_REASON, HEADER_TOPIC
+from streams.flusher import TICK_S, Flusher
+from streams.fold import PartitionFold
+from streams.folder import BEHIND_MAX, Folder
+from streams.frames import FrameContext, FrameWriter
+from streams.held import Held
+from streams.intake import Decoder
+from streams.measures import Measures
+from streams.outbox import OutgoingRecord
+from streams.position import SourceLog, SourcePosition
+from streams.snapshotter import Snapshotter
+from streams.watchdog import Watchdog
+from streams.worker import rules_of
 from tests.integration.conftest import MakeSettings
 from tests.integration.streams_world import Judge, Sender, WorkerProcess, an_event, encode, read_span, some_events
+from tests.unit.test_streams_intake import Fetched
 
 StartWorker = Callable[..., WorkerProcess]
 
@@ -157,16 +174,113 @@ def test_frames_of_another_fold_version_are_refused(settings: Settings, start_wo
 
 def test_another_topic_under_the_same_name_is_refused(settings: Settings, start_worker: StartWorker) -> None:
     fold_and_stop(settings, start_worker)
-    topic = Topics(settings.topic_prefix).events
-    admin = kafka.admin(settings)
-    admin.delete_topics([topic])[topic].result(20)
-    config = next(d.config for d in definitions(settings) if d.name == topic)
-    again = kafka.NewTopic(topic, settings.events_partitions, 1, config=dict(config))
-    retry(lambda: admin.create_topics([again])[topic].result(20))
+    replace_topic(settings)
     Sender(settings).events(some_events(31, 2_000))
     worker = start_worker()
     assert worker.exit_code() == 70
     assert "were folded from topic id" in worker.log
+
+
+@pytest.mark.parametrize(("topic_id", "refused"), [(None, False), ("of-the-log-before", True)])
+def test_a_log_that_is_replaced_is_noticed_without_a_rebalance(
+    settings: Settings, topic_id: str | None, refused: bool
+) -> None:
+    topic = Topics(settings.topic_prefix).events
+    source = SourceLog(topic, topic_id or kafka.topic_id(settings, topic), 0, 0, 0)
+    sender = Sender(settings)
+    sender.raw(b"7", b"junk", 0)
+    sender.flush()
+    ended: list[BaseException] = []
+
+    async def scenario() -> int:
+        rules, measures, watchdog = rules_of(settings), Measures(), Watchdog(ended.append)
+        assignment = Assignment(settings, rules, measures, watchdog)
+        held = assignment.held[0] = held_from_nothing(settings, source)
+        snapshotter = Snapshotter(settings, assignment, measures)
+
+        def stop(error: BaseException) -> None:
+            ended.append(error)
+
+        flusher = Flusher(settings, assignment, snapshotter, measures, watchdog, SystemClock(), stop)  # type: ignore[arg-type]
+        deadline = time.monotonic() + 20
+        while not ended and not held.end_offset and time.monotonic() < deadline:
+            flusher.tick()
+            await asyncio.sleep(TICK_S)
+        return held.end_offset
+
+    end_offset = asyncio.run(scenario())
+    assert [type(error) for error in ended] == ([IncarnationError] if refused else [])
+    assert refused or end_offset == 1, "the end is learned beside the fetching"
+
+
+class NothingSent:
+    """The outbox of a writer that has nothing to write."""
+
+    async def send(self, records: Sequence[OutgoingRecord]) -> list[int]:
+        raise AssertionError(records)
+
+
+def held_from_nothing(settings: Settings, source: SourceLog) -> Held:
+    """A partition as just assigned and never folded."""
+    rules = rules_of(settings)
+    fold = PartitionFold(rules, source.partition)
+    context = FrameContext(topics=Topics(), topic_id=source.topic_id, fold_version=rules.version)
+    writer = FrameWriter(fold, source.partition, context, NothingSent(), 0, 0, 0, time.monotonic)
+    decoder = Decoder(source.partition, settings.events_partitions)
+    return Held(fold, source, SourcePosition(0), decoder, writer, (), float("inf"))
+
+
+def test_fetches_from_another_log_are_noticed_by_its_last_record(settings: Settings) -> None:
+    topic = Topics(settings.topic_prefix).events
+    values = encode([an_event(random.Random(5), f"m{i}", 7, time.time_ns() // 1000) for i in range(6)])
+    own = kafka.partition_for(b"7", settings.events_partitions)
+    sender = Sender(settings)
+    for value in values:
+        sender.raw(b"7", value)
+    sender.flush()
+    source = SourceLog(topic, kafka.topic_id(settings, topic), own, 0, len(values))
+
+    async def scenario(last: bytes) -> None:
+        folder = Folder(settings, lambda _partition: held, Measures())
+        records = [Fetched(i, value) for i, value in enumerate(values)]
+        held = held_from_nothing(settings, source)
+        await folder.take(own, [*records[:-1], Fetched(len(values) - 1, last)])
+        for _ in range(BEHIND_MAX):
+            await folder.take(own, records[:1])
+
+    asyncio.run(scenario(values[-1]))
+    with pytest.raises(GapError, match="is not the one that was folded"):
+        asyncio.run(scenario(values[0]))
+
+
+def test_a_fetcher_that_stops_while_level_is_noticed(settings: Settings, tmp_path: Path) -> None:
+    """What fetches say of the log's end stands still with them: the end must be asked beside."""
+    judge, stopped = Judge(settings), tmp_path / "stopped"
+    Sender(settings).events(some_events(36, 300))
+    worker = WorkerProcess(
+        replace(settings, watchdog_s=5.0), tmp_path / "worker.log", STOPPING_FETCHER % str(stopped)
+    )
+    try:
+        judge.wait(workers=[worker])
+        stopped.touch()
+        time.sleep(1)
+        Sender(settings).events(some_events(37, 300))
+        assert worker.exit_code() == 70
+        assert "waits to be folded" in worker.log
+    finally:
+        worker.clean_up()
+
+
+STOPPING_FETCHER = """
+import asyncio, os
+from aiokafka.consumer.fetcher import Fetcher
+fetch = Fetcher._proc_fetch_request
+async def stopping(self, *arguments, **named):
+    while os.path.exists(%r):
+        await asyncio.sleep(0.1)
+    return await fetch(self, *arguments, **named)
+Fetcher._proc_fetch_request = stopping
+"""
 
 
 def test_records_deleted_before_they_were_folded_are_a_gap(settings: Settings, start_worker: StartWorker) -> None:
@@ -189,6 +303,16 @@ def fold_and_stop(settings: Settings, start_worker: StartWorker) -> None:
     worker = start_worker()
     judge.wait(workers=[worker])
     assert worker.stop() == 0
+
+
+def replace_topic(settings: Settings) -> None:
+    """Another log under the name of `events`."""
+    topic = Topics(settings.topic_prefix).events
+    admin = kafka.admin(settings)
+    admin.delete_topics([topic])[topic].result(20)
+    config = next(d.config for d in definitions(settings) if d.name == topic)
+    again = kafka.NewTopic(topic, settings.events_partitions, 1, config=dict(config))
+    retry(lambda: admin.create_topics([again])[topic].result(20))
 
 
 def retry(call: Callable[[], object]) -> None:
