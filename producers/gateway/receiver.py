@@ -143,7 +143,7 @@ class Receiver:
         length = int(declared) if declared.isascii() and declared.isdigit() and len(declared) < 19 else None
         raw = await read_body(receive, length, self._body_bytes_max, reservation)
         body = inflate(raw, request.headers.get("content-encoding", ""), self._inflated_bytes_max, reservation)
-        return dataclasses.replace(request, body=body, received_at_us=self._clock.now_us())
+        return dataclasses.replace(request, body=body, received_at_us=self._clock.now_us(), lenient=False)
 
     async def _identify(
         self, decoder: Decoder, request: Request, reservation: Reservation
@@ -153,7 +153,7 @@ class Receiver:
         keys = carried_keys(request.headers, request.query)
         customer = await self._write_keys.resolve(keys) if keys else None
         try:
-            decoded = decoder.decode(dataclasses.replace(request, lenient=False), EVENTS_MAX)
+            decoded = decoder.decode(request, EVENTS_MAX)
         except NotPlainError:
             if customer is None:
                 mentioned = mentioned_keys(request.body)
@@ -171,6 +171,7 @@ class Receiver:
     async def _repair(self, decoder: Decoder, request: Request, reservation: Reservation) -> Decoded:
         """Decode the slow way: larger bodies one at a time beside the event loop, what waits for it bounded by what
         it will need."""
+        request = dataclasses.replace(request, lenient=True)
         if len(request.body) <= LENIENT_INLINE_BYTES_MAX:
             return decoder.decode(request, EVENTS_MAX)
         if len(request.body) <= LENIENT_BYTES_MAX:  # else it is refused at once

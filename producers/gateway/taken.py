@@ -46,9 +46,7 @@ class Taken:
             row = self._to_row(event, self._origin)
         except PoisonError as error:
             self._set_aside(index, event, error.reason, error.message)
-        except (
-            Exception
-        ) as error:  # a process edge: its neighbours are stored, it is kept for whoever mends us
+        except Exception as error:  # a process edge: its neighbours are stored, it is kept for whoever mends us
             if not self._failed:  # once a request: what one event brings, a thousand may bring
                 self._failed = True
                 log.exception("event_unprocessable", protocol=self._origin.protocol)

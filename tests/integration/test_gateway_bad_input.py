@@ -194,9 +194,12 @@ def test_a_body_to_take_apart_neither_stops_the_others_nor_comes_from_nobody(
 ) -> None:
     message = '{"type":"track","event":"e","properties":{"a":[1,{"b":2}],"x":NaN}}'
     slow = gzip.compress(f'{{"batch":[{",".join([message] * 19_000)}]}}'.encode())
+    used_s = psutil.Process(gateway.process.pid).cpu_times
+    assert post(world, gateway, f'{{"batch":[{good(0)}]}}'.encode()).status_code == 200
+    before = used_s()
     answer = httpx.post(f"{gateway.url}/v1/batch", content=slow, auth=("wk_nobody", ""), timeout=30)
     assert (answer.status_code, answer.json()["error"]) == (401, "unknown_write_key")
-    assert answer.elapsed.total_seconds() < 0.5, "an unknown key buys no work"
+    assert used_s().user - before.user < 0.2, "an unknown key buys no work"
     answer = httpx.post(f"{gateway.url}/v1/batch", content=slow, timeout=30)
     assert (answer.status_code, answer.json()["error"]) == (401, "missing_write_key")
 
@@ -215,7 +218,8 @@ def test_a_body_to_take_apart_neither_stops_the_others_nor_comes_from_nobody(
     done.set()
     watcher.join(30)
     assert (answer.status_code, len(answer.json()["rejected"])) == (200, 19_000)
-    assert max(waits) < 0.8, "others are served while a body is taken apart"
+    assert len(waits) >= 10
+    assert max(waits) < answer.elapsed.total_seconds() / 2, "others are served while a body is taken apart"
 
     keyed = f'{{"writeKey":"{world.write_key}","batch":[{good(7)},{message}]}}'.encode()
     answer = httpx.post(f"{gateway.url}/v1/batch", content=keyed, timeout=30)
