@@ -87,6 +87,9 @@ class Outbox:
                 self._producer.produce(record.topic, **arguments)
                 return acknowledged
             except BufferError:
+                if self._closed.is_set():  # nobody makes room any more
+                    acknowledged.cancel()
+                    return acknowledged
                 await asyncio.sleep(FULL_QUEUE_WAIT_S)
             except kafka.KafkaException as error:
                 raise FatalError(f"Kafka refused a record for {record.topic}: {error}") from error
