@@ -97,7 +97,8 @@ class Flusher:
             interval_s=self._settings.frame_interval_s,
             interval_max_s=self._settings.frame_interval_max_s,
         )
-        if now_s - writer.last_cut_s >= interval_s or held.events_unframed >= self._settings.frame_events_max:
+        full = held.events_unframed >= self._settings.frame_events_max or writer.dead_full
+        if full or now_s - writer.last_cut_s >= interval_s:
             self._start(self._flush(held))
 
     def stop(self) -> None:

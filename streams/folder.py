@@ -77,7 +77,7 @@ class Folder:
         while held is not None:
             if not held.gate.is_set():
                 await held.gate.wait()
-            elif held.events_unframed > self._unframed_max and held.writer.busy:
+            elif held.writer.busy and (held.events_unframed > self._unframed_max or held.writer.dead_full):
                 await held.writer.idle()
             else:
                 break
@@ -103,7 +103,7 @@ class Folder:
             log.warning("dead_letters", partition=held.partition, count=len(intake.dead), first=intake.dead[0].reason)
         if len(intake.batch.receive_us):
             held.receive_us = max(held.receive_us, int(intake.batch.receive_us[-1]))
-        held.events_unframed += intake.batch.events.num_rows
+        held.events_unframed += intake.batch.events.num_rows + len(intake.dead)
         self._measures.on_events(intake.batch.events.num_rows)
 
     async def _on_behind(self, held: Held) -> None:

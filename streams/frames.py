@@ -21,6 +21,11 @@ from streams.outbox import OutgoingRecord, Sender
 LAG_FRACTION: Final = 1 / 3
 """Under lag a frame spans a third of the lag's age: it grows with the backlog and shrinks as that is worked off."""
 
+DEAD_BYTES_MAX: Final = 32 * 1024 * 1024
+"""Bytes of dead letters that force a frame before its time, and hold up reading while one is on its way."""
+LETTER_BYTES: Final = 200
+"""About what a dead letter takes beside its value."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FrameContext:
@@ -69,6 +74,7 @@ class FrameWriter:
     _seq: int = 0
     _log_end: int = 0
     _dead: list[DeadLetter] = field(default_factory=list)
+    _dead_bytes: int = 0
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def __post_init__(self) -> None:
@@ -90,9 +96,15 @@ class FrameWriter:
         """The aggregates offset behind our last acknowledged chunk; past `log_offset` when others wrote between."""
         return max(self._log_end, self.log_offset)
 
+    @property
+    def dead_full(self) -> bool:
+        """So many dead letters wait that a frame should take them along before more are read."""
+        return self._dead_bytes >= DEAD_BYTES_MAX
+
     def add_dead(self, letters: Sequence[DeadLetter]) -> None:
         """Records set aside; sent with the next frame."""
         self._dead.extend(letters)
+        self._dead_bytes += sum(LETTER_BYTES + len(letter.value or b"") for letter in letters)
 
     def close(self) -> None:
         """Write nothing any more: the fold may go on under another writer."""
@@ -112,7 +124,7 @@ class FrameWriter:
             if self._closed:
                 return None
             self.last_cut_s = self.clock()
-            dead, self._dead = self._dead, []
+            dead, self._dead, self._dead_bytes = self._dead, [], 0
             began_s = self.last_cut_s
             content = self.fold.cut()
             if content is None:

@@ -49,12 +49,12 @@ class Measures:
         self.events += count
 
     def on_frame(self, sent: SentFrame, events: int) -> None:
-        """A frame is acknowledged; `events`: decoded events in its span."""
+        """A frame is acknowledged; `events`: records in its span, dead letters included."""
         duplicates = len(sent.content.duplicates)
         self.add_stage("fold", sent.cut_s)
         self.add_stage("encode", sent.encode_s)
         self.add_stage("acknowledge", sent.acknowledge_s)
-        self._folded.inc(max(0, events - duplicates))
+        self._folded.inc(max(0, events - sent.dead - duplicates))
         self._deduplicated.inc(duplicates)
         self._late.inc(sent.content.late)
         self._frames.inc()

@@ -10,15 +10,22 @@ import numpy as np
 import pytest
 
 from headrace.errors import FatalError
+from headrace.settings import Settings
 from schemas.accept import AcceptRule, Outcome
 from schemas.codec import decode_events
 from schemas.frame import decode_chunk
 from schemas.topics import Topics
 from streams.dead import HEADER_OFFSET, DeadLetter
 from streams.fold import EventBatch, FoldRules, PartitionFold
+from streams.folder import Folder
 from streams.frames import FrameContext, FrameWriter, frame_interval_s
+from streams.held import Held
+from streams.intake import Decoder
+from streams.measures import Measures
 from streams.outbox import OutgoingRecord
+from streams.position import SourceLog, SourcePosition
 from tests.integration.streams_world import an_event, encode
+from tests.unit.test_streams_intake import Fetched
 
 NOW_US = 1_750_000_000_000_000
 
@@ -110,6 +117,47 @@ def test_dead_letters_are_acknowledged_before_the_frame_that_covers_them() -> No
         assert sent.dead == 1
         assert [r.topic for r in sender.sent] == [Topics().dead, Topics().aggregates]
         assert decode_chunk(sender.sent[1].value).header.dead == 1
+
+    asyncio.run(scenario())
+
+
+def test_dead_letters_that_pile_up_are_full_until_a_frame_takes_them() -> None:
+    async def scenario() -> None:
+        sender = HeldBackSender()
+        sender.may_acknowledge.set()
+        writer = a_writer(sender)
+        writer.fold.apply(a_batch(0, 10))
+        letter = DeadLetter(10, b"1", bytes(1024 * 1024), "not_avro")
+        writer.add_dead([letter] * 31)
+        full = [writer.dead_full]
+        writer.add_dead([letter])
+        full.append(writer.dead_full)
+        await writer.flush()
+        assert [*full, writer.dead_full] == [False, True, False]
+
+    asyncio.run(scenario())
+
+
+def test_poison_is_bounded_as_events_are() -> None:
+    """While a frame waits for Kafka, reading waits too: for records that are no events as for those that are."""
+
+    async def scenario() -> None:
+        sender = HeldBackSender()
+        writer = a_writer(sender)
+        settings = Settings(frame_events_max=5)
+        source = SourceLog("events", "id", 0, 0, 100)
+        held = Held(writer.fold, source, SourcePosition(0), Decoder(0, 1), writer, (), 0.0)
+        folder = Folder(settings, lambda _partition: held, Measures())
+        await folder.take(0, [Fetched(i, b"junk") for i in range(11)])
+        assert held.events_unframed == 11
+        frame = asyncio.create_task(writer.flush())
+        await asyncio.sleep(0)
+        more = asyncio.create_task(folder.take(0, [Fetched(11, b"junk")]))
+        await asyncio.sleep(0.05)
+        assert not more.done(), "read on although a frame's worth of dead letters waits"
+        sender.may_acknowledge.set()
+        await asyncio.gather(frame, more)
+        assert held.position.next_offset == 12
 
     asyncio.run(scenario())
 
