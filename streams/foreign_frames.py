@@ -1,9 +1,26 @@
-"""Frames that others wrote among ours: zombies, or a predecessor's last words."""
+"""What others wrote among our frames: zombies, a predecessor's last words, and records that are no frames at all."""
 
+from headrace import metrics
+from headrace.errors import PoisonError
+from headrace.log import get_logger
 from headrace.settings import Settings
 from schemas.accept import AcceptRule, Outcome
-from schemas.frame import decode_chunk
-from streams.log_reader import LogReader
+from schemas.frame import FrameChunk, decode_chunk
+from streams.log_reader import LogReader, LogRecord
+
+log = get_logger(__name__)
+
+
+def chunk_of(record: LogRecord, rule: AcceptRule, topic: str, partition: int) -> FrameChunk | None:
+    """The chunk in a record of `aggregates`; None for one that is no frame: it is counted, named and passed over, as
+    by every reader. (Were it a frame that was damaged, a gap would show behind it.)"""
+    try:
+        return decode_chunk(record.value)
+    except PoisonError as error:
+        metrics.counter("headrace_frames_unreadable_total", "streams").inc()
+        log.error("frame_unreadable", topic=topic, partition=partition, record_offset=record.offset, error=str(error))
+        rule.next_offset = record.offset + 1
+        return None
 
 
 def settled_offset(
@@ -18,7 +35,10 @@ def settled_offset(
     rule = AcceptRule(position=position, next_offset=start_offset)
     for record in LogReader(settings).read(topic, partition, start_offset, end_offset):
         before = rule.resume_offset
-        outcome, _ = rule.feed(record.offset, decode_chunk(record.value))
+        chunk = chunk_of(record, rule, topic, partition)
+        if chunk is None:
+            continue
+        outcome, _ = rule.feed(record.offset, chunk)
         if outcome in (Outcome.ACCEPTED, Outcome.GAP):
             return before
     return rule.resume_offset

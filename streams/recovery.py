@@ -15,9 +15,10 @@ from headrace.log import get_logger
 from headrace.settings import Settings
 from headrace.topics import events_topic_id
 from schemas.accept import AcceptRule, Outcome
-from schemas.frame import Frame, FrameChunk, decode_chunk
+from schemas.frame import Frame
 from schemas.topics import Topics
 from streams.fold import FoldRules, FrameContent, PartitionFold
+from streams.foreign_frames import chunk_of
 from streams.log_reader import LogReader, LogRecord
 from streams.position import (
     REMEDY,
@@ -145,7 +146,9 @@ class Recovery:
         last_crc, frames, gaps = base.last_crc, 0, 0
         partition = bounds.source.partition
         for record in reader.read(self.topics.aggregates, partition, base.log_offset):
-            chunk = _decoded(record.value, record.offset, self.topics.aggregates, partition)
+            chunk = chunk_of(record, rule, self.topics.aggregates, partition)
+            if chunk is None:
+                continue
             outcome, frame = rule.feed(record.offset, chunk)
             if frame is not None:
                 base.fold.merge(content_of(frame))
@@ -208,13 +211,3 @@ def content_of(frame: Frame) -> FrameContent:
         receive_us=header.receive_us,
         last_crc=header.last_crc,
     )
-
-
-def _decoded(value: bytes | None, offset: int, topic: str, partition: int) -> FrameChunk:
-    try:
-        return decode_chunk(value)
-    except PoisonError as error:
-        raise FatalError(
-            f"record {offset} of {topic} partition {partition} is no frame: {error}",
-            remedy="something else writes to this topic; " + REMEDY,
-        ) from error

@@ -18,7 +18,7 @@ from typing import Any
 import pyarrow as pa
 
 from headrace import kafka
-from headrace.errors import UnavailableError
+from headrace.errors import PoisonError, UnavailableError
 from headrace.settings import Settings
 from schemas.accept import AcceptRule, Outcome
 from schemas.codec import decode_events, encode_events, event_arrow
@@ -310,7 +310,11 @@ def read_span(
 
 
 def _take(view: View, message: kafka.Message) -> None:
-    chunk = decode_chunk(message.value())
+    try:
+        chunk = decode_chunk(message.value())
+    except PoisonError:
+        view.rule.next_offset = message.offset() + 1
+        return
     view.writers.add(chunk.header.writer)
     position = view.rule.position
     outcome, frame = view.rule.feed(message.offset(), chunk)
