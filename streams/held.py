@@ -34,6 +34,7 @@ class Held:
     snapshot_due_s: float
     receive_us: int = 0
     end_offset: int = 0
+    snapshots_written: int = 0
     events_unframed: int = 0
     ahead_at: int | None = None
     behind: int = 0

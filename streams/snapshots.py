@@ -2,9 +2,9 @@
 
 They live in a compacted topic, in the partition of the events' partition: chunks keyed (partition, snapshot id,
 chunk), then a manifest that names their first offset, their number and the SHA-256 over all of them. A snapshot
-without its manifest, or one whose bytes do not match it, does not exist. The two newest are kept; older ones are
-deleted by tombstones. A snapshot holds the state at a position that frames already cover, never a later one: a
-writer that starts from it must not start past what the sinks have.
+without its manifest, or one whose bytes do not match it, does not exist. The two newest are kept; older ones, and
+what an interrupted worker left, are deleted by tombstones. A snapshot holds the state at a position that frames
+already cover, never a later one: a writer that starts from it must not start past what the sinks have.
 """
 
 import hashlib
@@ -91,6 +91,31 @@ async def delete_snapshot(outbox: Sender, topic: str, manifest: SnapshotManifest
     await outbox.send([OutgoingRecord(topic, None, partition=manifest.partition, key=key) for key in keys])
 
 
+async def delete_keys(outbox: Sender, topic: str, partition: int, keys: Sequence[bytes]) -> None:
+    """Tombstones for these keys, those of manifests first."""
+    ordered = sorted(keys, key=lambda key: not key.endswith(_MANIFEST_SUFFIX))
+    await outbox.send([OutgoingRecord(topic, None, partition=partition, key=key) for key in ordered])
+
+
+def find_orphans(
+    reader: LogReader, topic: str, begin_offset: int, end_offset: int, kept: Sequence[SnapshotManifest]
+) -> list[bytes]:
+    """Keys with a value in [begin_offset, end_offset) that belong to none of `kept`, snapshots of one partition.
+
+    Nobody else deletes them: chunks of a snapshot that was never finished have no manifest by which to find them.
+    """
+    ids, found = {manifest.snapshot_id.encode() for manifest in kept}, dict[bytes, None]()
+    for record in reader.read(topic, kept[0].partition, begin_offset, end_offset):
+        parts = (record.key or b"").split(b"/")
+        if record.key is None or len(parts) != KEY_PARTS or parts[1] in ids:
+            continue
+        if record.value is None:
+            found.pop(record.key, None)
+        else:
+            found[record.key] = None
+    return list(found)
+
+
 def find_manifests(
     reader: LogReader, topic: str, partition: int, begin_offset: int, end_offset: int
 ) -> list[SnapshotManifest]:
@@ -129,6 +154,7 @@ def read_snapshot(reader: LogReader, topic: str, manifest: SnapshotManifest) -> 
     return ordered
 
 
+KEY_PARTS: Final = 3
 _MANIFEST_SUFFIX: Final = b"/manifest"
 
 

@@ -8,6 +8,7 @@ import asyncio
 import time
 from functools import partial
 
+from headrace import kafka
 from headrace.errors import RetryableError
 from headrace.log import get_logger
 from headrace.metrics import counter
@@ -16,8 +17,17 @@ from schemas.topics import Topics
 from streams.assignment import Assignment
 from streams.foreign_frames import settled_offset
 from streams.held import Held
+from streams.log_reader import LogReader
 from streams.measures import Measures
-from streams.snapshots import KEPT, SnapshotManifest, delete_snapshot, split, write_snapshot
+from streams.snapshots import (
+    KEPT,
+    SnapshotManifest,
+    delete_keys,
+    delete_snapshot,
+    find_orphans,
+    split,
+    write_snapshot,
+)
 from streams.trimming import trim
 
 log = get_logger(__name__)
@@ -48,6 +58,7 @@ class Snapshotter:
                 return
             counter("headrace_snapshots_total", "written").inc()
             await self._forget_old(held, manifest)
+            await self._forget_orphans(held)
             await self._trim(held)
         finally:
             self._busy = False
@@ -124,6 +135,26 @@ class Snapshotter:
         for manifest in manifests[KEPT:]:
             if outbox is not None and self._is_ours(held):
                 await delete_snapshot(outbox, self._topics.snapshots, manifest)
+
+    async def _forget_orphans(self, held: Held) -> None:
+        """Once an assignment: delete what is older than our own snapshots, when there are as many as are kept."""
+        held.snapshots_written += 1
+        if held.snapshots_written != KEPT:
+            return
+        try:
+            keys = await asyncio.to_thread(self._find_orphans, held.partition, held.manifests)
+        except RetryableError as error:
+            log.warning("snapshots_unread", partition=held.partition, reason=str(error))
+            return
+        outbox = self._assignment.outbox
+        if keys and outbox is not None and self._is_ours(held):
+            await delete_keys(outbox, self._topics.snapshots, held.partition, keys)
+            log.info("snapshot_orphans_deleted", partition=held.partition, keys=len(keys))
+
+    def _find_orphans(self, partition: int, kept: tuple[SnapshotManifest, ...]) -> list[bytes]:
+        topic = self._topics.snapshots
+        begin, _ = kafka.watermarks(self._settings, topic, [partition])[partition]
+        return find_orphans(LogReader(self._settings), topic, begin, kept[-1].first_offset, kept)
 
     async def _trim(self, held: Held) -> None:
         if len(held.manifests) < KEPT or not self._is_ours(held):

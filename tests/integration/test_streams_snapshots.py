@@ -155,6 +155,58 @@ def test_frames_trimmed_without_a_snapshot_are_a_gap(settings: Settings, start_w
     assert "no snapshot reaches back that far" in refused.log
 
 
+def test_what_an_interrupted_snapshot_left_is_deleted(settings: Settings, start_worker: StartWorker) -> None:
+    sender, judge = Sender(settings), Judge(settings)
+    topic = judge.topics.snapshots
+    producer = kafka.producer(settings)
+    for key in (b"0/interrupted/0", b"0/interrupted/1"):
+        producer.produce(topic, b"a chunk without a manifest", key, partition=0)
+    assert producer.flush(20) == 0
+    worker = start_worker()
+    rounds = iter(range(20))
+
+    def deleted() -> bool:
+        sender.events(some_events(100 + next(rounds), 200))
+        time.sleep(1)
+        return live_snapshots(settings, 0) == {m.snapshot_id for m in manifests(settings, 0)}
+
+    wait_for(deleted, worker)
+    wait_for(lambda: "snapshot_orphans_deleted" in worker.log, worker)
+    assert len(live_snapshots(settings, 0)) == KEPT
+    assert worker.stop() == 0
+
+
+def live_snapshots(settings: Settings, partition: int) -> set[str]:
+    """Ids of all snapshots of which the topic holds something."""
+    topic = Topics(settings.topic_prefix).snapshots
+    begin, end = kafka.watermarks(settings, topic, [partition])[partition]
+    live: dict[bytes, bool] = {}
+    for record in LogReader(settings).read(topic, partition, begin, end):
+        live[record.key or b""] = record.value is not None
+    return {key.split(b"/")[1].decode() for key, alive in live.items() if alive}
+
+
+def test_junk_among_the_frames_is_passed_over(settings: Settings, start_worker: StartWorker) -> None:
+    """By the worker that writes beside it, by its snapshots and by the next worker: as by the sinks."""
+    sender, judge = Sender(settings), Judge(settings)
+    sender.events(some_events(90, 1_000))
+    worker = start_worker()
+    judge.wait(workers=[worker])
+    junk = kafka.producer(settings)
+    for partition in judge.partitions:
+        junk.produce(judge.topics.aggregates, b"junk", partition=partition)
+    assert junk.flush(20) == 0
+    sender.events(some_events(91, 1_000))
+    wait_for(lambda: "frame_unreadable" in worker.log, worker)
+    wait_for(judge.caught_up, worker)
+    worker.kill()
+    again = start_worker(replace(settings, snapshot_interval_s=3600.0))
+    sender.events(some_events(92, 1_000))
+    judge.wait(workers=[again])
+    judge.assert_exact()
+    assert again.stop() == 0
+
+
 @pytest.mark.parametrize(
     ("spans", "settled"),
     [
