@@ -97,6 +97,11 @@ class Settings:
     watchdog_s: float = _setting(120.0, "a worker without progress for this long, with records to fold, stops itself")
     snapshot_interval_s: float = _setting(300.0, "time between snapshots of a partition's fold")
     aggregates_age_min_s: float = _setting(48 * 3600.0, "frames younger than this are never trimmed")
+    trim_waits_for: str = _setting(
+        "",
+        "sinks whose positions hold frames back from trimming, postgres,clickhouse; empty: postgres, and clickhouse "
+        "where that is configured",
+    )
     sink_queue_bytes_max: int = _setting(64 * MIB, "undelivered frames held per shard; past it: reading pauses")
     sink_batch_rows_max: int = _setting(50_000, "rows of one transaction or insert")
     sink_interval_s: float = _setting(0.2, "longest wait for more frames before a transaction")

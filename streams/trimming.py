@@ -9,20 +9,29 @@ from typing import Final
 
 from headrace import kafka
 from headrace.clock import SystemClock
-from headrace.errors import UnavailableError
+from headrace.errors import ConfigurationError, UnavailableError
 from headrace.log import get_logger
 from headrace.settings import Settings
+from schemas.topics import SINK_CLICKHOUSE_GROUP, SINK_POSTGRES_GROUP
 
-GROUP_POSTGRES: Final = "sink-postgres"
-GROUP_CLICKHOUSE: Final = "sink-clickhouse"
+GROUPS: Final = {"postgres": SINK_POSTGRES_GROUP, "clickhouse": SINK_CLICKHOUSE_GROUP}
 COMMITTED_TIMEOUT_S: Final = 10.0
 
 log = get_logger(__name__)
 
 
 def sink_groups(settings: Settings) -> list[str]:
-    """Groups whose committed offsets on `aggregates` hold frames back."""
-    return [GROUP_POSTGRES, *([GROUP_CLICKHOUSE] if settings.clickhouse else [])]
+    """Groups whose committed offsets on `aggregates` hold frames back. Raises ConfigurationError on an unknown name.
+
+    A worker needs no ClickHouse of its own, so `trim_waits_for` can name that sink where `clickhouse` is not set.
+    """
+    names = [name.strip() for name in settings.trim_waits_for.split(",") if name.strip()]
+    unknown = [name for name in names if name not in GROUPS]
+    if unknown:
+        raise ConfigurationError(
+            f"trim_waits_for names {unknown[0]!r}, which is no sink", remedy=f"known are {', '.join(GROUPS)}"
+        )
+    return [GROUPS[name] for name in names or ["postgres", *(["clickhouse"] if settings.clickhouse else [])]]
 
 
 def trim(settings: Settings, topic: str, partition: int, snapshot_offset: int) -> int | None:
@@ -35,7 +44,7 @@ def trim(settings: Settings, topic: str, partition: int, snapshot_offset: int) -
     for group in sink_groups(settings):
         committed = _committed(settings, group, topic, partition)
         if committed is None:
-            log.info("aggregates_held", partition=partition, by=group)
+            log.warning("aggregates_held", partition=partition, by=group)
             return None
         limits.append(committed)
     limits.append(_first_younger(settings, topic, partition))

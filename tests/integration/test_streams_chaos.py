@@ -16,7 +16,7 @@ import pytest
 from headrace import kafka
 from headrace.settings import Settings
 from headrace.topics import create_topics
-from streams.trimming import GROUP_POSTGRES
+from schemas.topics import SINK_POSTGRES_GROUP
 from tests.integration.conftest import MakeSettings
 from tests.integration.streams_world import US, Judge, Sender, WorkerProcess, some_events
 
@@ -164,7 +164,7 @@ def events_of(seed: int, steps_left: int) -> list[dict[str, Any]]:
 
 def commit_as_sink(settings: Settings, judge: Judge) -> None:
     """Hold frames back, and let go of them, as the Postgres sink would."""
-    consumer = kafka.consumer(settings, GROUP_POSTGRES)
+    consumer = kafka.consumer(settings, SINK_POSTGRES_GROUP)
     offsets = [
         kafka.TopicPartition(judge.topics.aggregates, p, view.rule.resume_offset) for p, view in judge.views.items()
     ]

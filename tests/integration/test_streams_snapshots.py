@@ -15,11 +15,10 @@ from headrace import kafka
 from headrace.settings import Settings
 from headrace.topics import create_topics
 from schemas.frame import ROWS_ARROW, DedupeHour, FrameHeader, encode_frame
-from schemas.topics import Topics
+from schemas.topics import SINK_POSTGRES_GROUP, Topics
 from streams.foreign_frames import settled_offset
 from streams.log_reader import LogReader
 from streams.snapshots import KEPT, SnapshotManifest, find_manifests, read_snapshot
-from streams.trimming import GROUP_POSTGRES
 from tests.integration.conftest import MakeSettings
 from tests.integration.streams_world import Judge, Sender, WorkerProcess, some_events
 
@@ -50,7 +49,7 @@ def start_worker(settings: Settings, tmp_path: Path) -> Iterator[StartWorker]:
 
 def commit_as_sink(settings: Settings, judge: Judge) -> dict[int, int]:
     """Commit the judge's resume offsets as the Postgres sink's."""
-    consumer = kafka.consumer(settings, GROUP_POSTGRES)
+    consumer = kafka.consumer(settings, SINK_POSTGRES_GROUP)
     resume = {p: view.rule.resume_offset for p, view in judge.views.items()}
     consumer.commit(
         offsets=[kafka.TopicPartition(judge.topics.aggregates, p, offset) for p, offset in resume.items()],
