@@ -307,7 +307,7 @@ def judge(error: KafkaError, message: Message) -> None:
     if error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
         raise GapError(
             f"{where} does not hold the offset that the store is to be read on from: {error.str()}",
-            remedy="rebuild the store by replay, or restore the log; see docs/how-to/rebuild",
+            remedy="rebuild the store by replay, or restore the log; see docs/how-to/rebuild.md",
         )
     if error.fatal():
         raise FatalError(f"the Kafka client of {where} failed for good: {error.str()}", remedy="start the sink again")

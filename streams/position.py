@@ -11,7 +11,7 @@ from enum import Enum
 
 from headrace.errors import GapError, IncarnationError
 
-REMEDY = "rebuild the aggregates by replay under a new topic prefix; see docs/how-to/rebuild"
+REMEDY = "see docs/how-to/rebuild.md: what can be rebuilt from the log, and how"
 
 
 class Fit(Enum):
