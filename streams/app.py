@@ -23,6 +23,9 @@ BATCHES_QUEUED_MAX: Final = 2
 """Batches between Faust's fetcher and the agent; then fetching waits. Faust's default is thousands of messages."""
 SESSION_TIMEOUT_S: Final = 6.0
 HEARTBEAT_INTERVAL_S: Final = 0.5
+METADATA_AGE_MAX_S: Final = 5.0
+"""A broker that has only just started may not know its topics yet; a group that was formed then has no partitions
+until it looks again. The default is five minutes."""
 COMMIT_INTERVAL_S: Final = 1.0
 
 
@@ -61,6 +64,7 @@ def build_app(
         broker_heartbeat_interval=HEARTBEAT_INTERVAL_S,
         broker_commit_interval=COMMIT_INTERVAL_S,
         consumer_max_fetch_size=FETCH_BYTES_MAX,
+        consumer_metadata_max_age_ms=round(METADATA_AGE_MAX_S * 1000),
     )
     events = app.topic(topics.events, schema=BatchSchema(), partitions=settings.events_partitions)
 
