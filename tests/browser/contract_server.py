@@ -235,7 +235,7 @@ async def grow(contract: Contract, customer_id: int) -> None:
 
 async def serve(options: argparse.Namespace) -> None:
     now = datetime.now(UTC)
-    shop = ContractStore(options.seed, "Fenwick & Daughters", 1)
+    shop = ContractStore(options.seed, "An example shop", 1)
     shop.seed_days(options.days, options.per_day, now)
     contract = Contract(
         stores={1: shop, 2: ContractStore(options.seed + 1, "Blank Slate", 2)},
