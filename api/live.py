@@ -10,7 +10,6 @@ One reader per customer and process serves all its clients; a client that does n
 import asyncio
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -35,6 +34,7 @@ RESUME_MAX: Final = 1000
 EVENTS_A_MESSAGE_MAX: Final = 50
 BLOCK_MS: Final = 2000
 READ_RETRY_S: Final = 1.0
+CANCELS_MAX, CANCEL_WAIT_S = 4, 0.5
 READ_FAILURES_MAX: Final = 5
 RECHECK_S: Final = 2.0
 """A stream that sends asks this often whether its token is still good; one that is quiet, with every heartbeat."""
@@ -110,12 +110,14 @@ class LiveHub:
     async def close(self) -> None:
         """Stop, and end the readers."""
         self.stop()
-        for reader in self._readers.values():
-            reader.cancel()
-        for reader in list(self._readers.values()):
-            with suppress(asyncio.CancelledError):
-                await reader
+        readers = set(self._readers.values())
         self._readers.clear()
+        for _ in range(CANCELS_MAX):  # a cancellation that meets the client's own time-out is lost: once more
+            for reader in readers:
+                reader.cancel()
+            if not readers:
+                return
+            _, readers = await asyncio.wait(readers, timeout=CANCEL_WAIT_S)
 
     async def _send(
         self, customer_id: int, last_event_id: str | None, until_us: int, recheck: Callable[[], Awaitable[None]]
