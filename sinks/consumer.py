@@ -262,11 +262,9 @@ class ConsumerLoop:
             log.warning("resume_position_not_committed", error=str(error))
 
     def _on_assign(self, consumer: kafka.Consumer, partitions: Sequence[TopicPartition]) -> None:
-        # Nothing is fetched until the reader has said where from.
-        placed = [TopicPartition(item.topic, item.partition, kafka.OFFSET_END) for item in partitions]
-        consumer.assign(placed)
-        if placed:
-            consumer.pause(placed)
+        # Nothing is fetched until the reader has said where from; nothing is asked for either, whose answer could
+        # come after that and move a partition past records that were never read.
+        consumer.assign([])
         self._assigned = sorted({item.partition for item in partitions}) or None
 
     def _on_revoke(self, _consumer: kafka.Consumer, _partitions: Sequence[TopicPartition]) -> None:

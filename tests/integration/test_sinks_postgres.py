@@ -38,7 +38,7 @@ PARTITIONS = 2
 # By the first deal of two shards: 1 and 200,001 lie on the first, 100,001 and 300,005 on the second.
 CUSTOMERS = (1, 2, 100_001, 200_001, 300_005)
 FIRST_SHARD = {1, 2, 200_001}
-WAIT_S = 30.0
+WAIT_S = 60.0
 NOT_COMMITTED = -1001
 """What the broker's client says of a partition without a committed offset."""
 
