@@ -22,7 +22,7 @@ from headrace.runtime.ports import free_ports
 from headrace.settings import Settings
 from headrace.topics import create_topics
 from producers.bulk import BulkPublisher
-from producers.generator.workload import Workload, steady
+from producers.generator.workload import Workload, WorkloadRules, steady
 from schemas.codec import encode_events
 from schemas.event import record_key
 from schemas.topics import Topics
@@ -60,10 +60,18 @@ def kafka_stage(partitions: int = 24) -> Iterator[Stage]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def fill(settings: Settings, events: int, *, seed: int = SEED, rate_per_s: float = RATE_PER_S) -> int:
+def fill(
+    settings: Settings,
+    events: int,
+    *,
+    seed: int = SEED,
+    rate_per_s: float = RATE_PER_S,
+    customer_ids: Sequence[int] = range(1, 201),
+    rules: WorkloadRules | None = None,
+) -> int:
     """Write `events` events of the workload that end about now; gives how many of them are duplicates."""
     start_us = time.time_ns() // 1000 - round(events / rate_per_s * 1e6)
-    workload = Workload(seed, steady(start_us, rate_per_s))
+    workload = Workload(seed, steady(start_us, rate_per_s), customer_ids, rules)
     publisher = BulkPublisher(settings)
     duplicates = 0
     for block in workload.batches(events):
