@@ -195,8 +195,14 @@ def test_junk_among_the_frames_is_passed_over(settings: Settings, start_worker: 
     for partition in judge.partitions:
         junk.produce(judge.topics.aggregates, b"junk", partition=partition)
     assert junk.flush(20) == 0
-    sender.events(some_events(91, 1_000))
-    wait_for(lambda: "frame_unreadable" in worker.log, worker)
+    seeds = iter(range(1_000, 1_100))
+
+    def met() -> bool:  # a snapshot looks at what lies between frames, and is written only when there are new ones
+        sender.events(some_events(next(seeds), 50))
+        time.sleep(0.5)
+        return "frame_unreadable" in worker.log
+
+    wait_for(met, worker, timeout_s=45)
     wait_for(judge.caught_up, worker)
     worker.kill()
     again = start_worker(replace(settings, snapshot_interval_s=3600.0))
