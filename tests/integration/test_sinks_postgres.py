@@ -38,7 +38,7 @@ PARTITIONS = 2
 # By the first deal of two shards: 1 and 200,001 lie on the first, 100,001 and 300,005 on the second.
 CUSTOMERS = (1, 2, 100_001, 200_001, 300_005)
 FIRST_SHARD = {1, 2, 200_001}
-WAIT_S = 60.0
+WAIT_S = 30.0
 NOT_COMMITTED = -1001
 """What the broker's client says of a partition without a committed offset."""
 
@@ -518,7 +518,7 @@ def test_a_shard_that_is_down_lags_alone_and_catches_up(
         slowest = max(slowest, time.monotonic() - written_at)
     time.sleep(max(0.0, 10.0 - (time.monotonic() - down_at)))
     print(f"healthy shard's slowest frame: {slowest:.2f} s while the other was down")
-    assert slowest < 5.0  # the other is down for ten; a machine that runs three test files at once needs some of it
+    assert slowest < 3.0
     stale_s = counted('headrace_freshness_seconds{shard="shard-2",store="postgres"}')
     assert stale_s > 5
     wait_until(lambda: counted('headrace_freshness_seconds{shard="shard-2",store="postgres"}') > stale_s + 1, 10)
