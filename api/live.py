@@ -34,7 +34,10 @@ RESUME_MAX: Final = 1000
 EVENTS_A_MESSAGE_MAX: Final = 50
 BLOCK_MS: Final = 2000
 READ_RETRY_S: Final = 1.0
-CANCELS_MAX, CANCEL_WAIT_S = 4, 0.5
+CANCELS_MAX, CANCEL_WAIT_S = 40, 0.05
+"""A reader is cancelled again every CANCEL_WAIT_S: redis-py sends under asyncio.wait_for, which on Python 3.11 returns
+the result and loses a cancellation that arrives in the same turn of the loop (one in nine, tried right after a start).
+"""
 READ_FAILURES_MAX: Final = 5
 RECHECK_S: Final = 2.0
 """A stream that sends asks this often whether its token is still good; one that is quiet, with every heartbeat."""
@@ -79,6 +82,7 @@ class LiveHub:
         self._clients_max = clients_max
         self._clients: dict[int, set[_Client]] = {}
         self._readers: dict[int, asyncio.Task[None]] = {}
+        self._unended: set[asyncio.Task[None]] = set()
         self._asked: dict[int, tuple[float, int | None]] = {}
         self._closing = False
 
@@ -110,14 +114,13 @@ class LiveHub:
     async def close(self) -> None:
         """Stop, and end the readers."""
         self.stop()
-        readers = set(self._readers.values())
         self._readers.clear()
-        for _ in range(CANCELS_MAX):  # a cancellation that meets the client's own time-out is lost: once more
-            for reader in readers:
+        for _ in range(CANCELS_MAX):
+            for reader in self._unended:
                 reader.cancel()
-            if not readers:
+            if not self._unended:
                 return
-            _, readers = await asyncio.wait(readers, timeout=CANCEL_WAIT_S)
+            await asyncio.wait(self._unended, timeout=CANCEL_WAIT_S)
 
     async def _send(
         self, customer_id: int, last_event_id: str | None, until_us: int, recheck: Callable[[], Awaitable[None]]
@@ -187,7 +190,10 @@ class LiveHub:
         self._clients.setdefault(customer_id, set()).add(client)
         metrics.gauge("headrace_live_clients").inc()
         if customer_id not in self._readers or self._readers[customer_id].done():
-            self._readers[customer_id] = asyncio.create_task(self._read(customer_id), name=f"live-{customer_id}")
+            reader = asyncio.create_task(self._read(customer_id), name=f"live-{customer_id}")
+            self._readers[customer_id] = reader
+            self._unended.add(reader)
+            reader.add_done_callback(self._unended.discard)
 
     def _leave(self, customer_id: int, client: _Client) -> None:
         clients = self._clients.get(customer_id, set())
@@ -203,12 +209,17 @@ class LiveHub:
                 reader.cancel()
 
     async def _read(self, customer_id: int) -> None:
-        """Hand the customer's new entries to its clients, until the last one leaves or Redis stays away."""
+        """Hand the customer's new entries to its clients, until the last one leaves or Redis stays away.
+
+        Ends within BLOCK_MS of the last client's leaving, also when the cancellation was lost.
+        """
         assert self._redis is not None
         name = f"{STREAM_PREFIX}{customer_id}"
         last = "$"
         failures = 0
         while failures < READ_FAILURES_MAX:
+            if self._readers.get(customer_id) is not asyncio.current_task():
+                return
             try:
                 if last == "$":
                     last = await self._newest(name)

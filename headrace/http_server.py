@@ -34,7 +34,7 @@ HEADER_READ_TIMEOUT_MS = 65_000
 that load balancers and SDKs keep idle connections, so that it is they who close them."""
 BACKLOG = 1024
 READY_POLL_S = 0.02
-TASKS_END_S = 5.0
+TASKS_END_S = 2.0
 """A task of the application that still runs after its shutdown gets so long to end once it is cancelled."""
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 

@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from queue import Empty, Queue
 from typing import Any
@@ -21,7 +21,7 @@ from redis.asyncio import Redis as AsyncRedis
 
 from api.auth.access import SESSION_COOKIE
 from api.auth.tokens import REVOCATION_DELAY_S, revoke_api_token
-from api.live import BACKLOG_MAX, HEARTBEAT_S, RECHECK_S, LiveHub
+from api.live import BACKLOG_MAX, BLOCK_MS, HEARTBEAT_S, RECHECK_S, LiveHub
 from api.problems import TYPE_PREFIX, ProblemError
 from headrace.clock import SystemClock
 from headrace.runtime.parts import Part
@@ -136,6 +136,45 @@ async def _revoked_while_events_come(redis_url: str) -> None:
         assert await waiting == b"ended"
     await hub.close()
     await redis.aclose()
+
+
+@pytest.mark.parametrize("how", ["the last client left", "the hub is closed"])
+def test_readers_end_though_a_cancellation_may_be_lost(redis_url: str, how: str) -> None:
+    """Left at every turn of the loop: at some of them redis-py loses a cancellation on Python 3.11."""
+    asyncio.run(_left_at_every_turn(redis_url, close=how == "the hub is closed"))
+
+
+async def _left_at_every_turn(redis_url: str, *, close: bool) -> None:
+    async def nothing(_customer_id: int) -> int | None:
+        return None
+
+    async def good() -> None:
+        return
+
+    redis = AsyncRedis.from_url(redis_url)
+    for turns in range(60):
+        hub = LiveHub(redis, nothing, SystemClock(), clients_max=2)
+        stream = await hub.stream(7, None, SystemClock().now_us() + 60_000_000, good)
+        waiting = asyncio.create_task(anext(stream))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        if close:
+            begun = asyncio.get_running_loop().time()
+            await hub.close()
+            assert asyncio.get_running_loop().time() - begun < 1.0, turns
+            assert _readers() == [], turns
+        waiting.cancel()
+        with suppress(asyncio.CancelledError):
+            await waiting
+        await stream.aclose()
+    async with asyncio.timeout(BLOCK_MS / 1000 + 1):
+        while _readers():
+            await asyncio.sleep(0.05)
+    await redis.aclose()
+
+
+def _readers() -> list[str]:
+    return [task.get_name() for task in asyncio.all_tasks() if task.get_name().startswith("live-")]
 
 
 def test_redis_going_away_ends_streams_and_clients_are_told_to_poll(
