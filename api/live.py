@@ -35,8 +35,8 @@ EVENTS_A_MESSAGE_MAX: Final = 50
 BLOCK_MS: Final = 2000
 READ_RETRY_S: Final = 1.0
 CANCELS_MAX, CANCEL_WAIT_S = 40, 0.05
-"""A reader is cancelled again every CANCEL_WAIT_S: redis-py sends under asyncio.wait_for, which on Python 3.11 returns
-the result and loses a cancellation that arrives in the same turn of the loop (one in nine, tried right after a start).
+"""A reader is cancelled again every CANCEL_WAIT_S: redis-py sends under asyncio.wait_for, which on Python 3.11 gives
+the result and loses a cancellation that comes in the same turn of the loop (one in nine, tried right after a start).
 """
 READ_FAILURES_MAX: Final = 5
 RECHECK_S: Final = 2.0
@@ -321,7 +321,8 @@ def _later(one: int | None, other: int | None) -> int | None:
 
 async def _woken(wake: asyncio.Event, timeout_s: float) -> bool:
     try:
-        await asyncio.wait_for(wake.wait(), timeout_s)
+        async with asyncio.timeout(timeout_s):
+            await wake.wait()
     except TimeoutError:
         return False
     return True

@@ -158,7 +158,8 @@ async def _end_tasks() -> None:
 
 async def _wait(event: Awaitable[Any], timeout_s: float) -> None:
     try:
-        await asyncio.wait_for(event, timeout_s)
+        async with asyncio.timeout(timeout_s):
+            await event
     except TimeoutError:
         return
 

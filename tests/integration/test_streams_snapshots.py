@@ -197,7 +197,7 @@ def test_junk_among_the_frames_is_passed_over(settings: Settings, start_worker: 
     assert junk.flush(20) == 0
     seeds = iter(range(1_000, 1_100))
 
-    def met() -> bool:  # a snapshot looks at what lies between frames, and is written only when there are new ones
+    def met() -> bool:  # a snapshot looks between the frames that were there before the one it cuts itself
         sender.events(some_events(next(seeds), 50))
         time.sleep(0.5)
         return "frame_unreadable" in worker.log
