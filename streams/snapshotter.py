@@ -1,7 +1,8 @@
 """When a partition's fold is written out whole, and what may then be deleted from `aggregates`.
 
-The fold stands still from the last frame's acknowledgement until its bytes are taken: a snapshot never holds more
-than the frames do. One partition at a time; an idle partition is written too, once it has changed.
+The fold stands still from the last frame's acknowledgement until its state is taken: a snapshot never holds more
+than the frames do. Its bytes are made beside the event loop, from what does not change any more. One partition at a
+time; an idle partition is written too, once it has changed.
 """
 
 import asyncio
@@ -80,10 +81,13 @@ class Snapshotter:
             writer = held.writer
             assert held.fold.position == writer.durable_offset, "the fold must stand still"
             position, resume_offset, last_crc = writer.durable_offset, writer.log_offset, writer.last_crc
-            chunks = split(held.fold.snapshot().chunks)
+            taken = held.fold.snapshot()
         finally:
             held.gate.set()
-        context = held.writer.context
+        chunks = await asyncio.to_thread(lambda: split(taken.sections()))
+        if not self._is_ours(held):
+            return None
+        context = writer.context
 
         def describe(snapshot_id: str, count: int, sha256: str, first_offset: int) -> SnapshotManifest:
             return SnapshotManifest(

@@ -12,6 +12,7 @@ a single partition. The hash is not secret: who can foretell another customer's 
 that makes one of them look like a duplicate; SDKs draw them at random.
 """
 
+from dataclasses import dataclass
 from functools import reduce
 from typing import Final
 
@@ -73,6 +74,20 @@ class SortedIds:
         return SortedIds(self.ids[keep], self.hours[keep])
 
 
+@dataclass(frozen=True, slots=True)
+class SeenIds:
+    """What a window remembers at one moment; never changes, so any thread may read it. `hour`: the current one."""
+
+    levels: tuple[SortedIds, ...]
+    hour: int
+
+    def by_hour(self) -> list[tuple[int, U64]]:
+        """All ids, sorted, by hour."""
+        whole = reduce(SortedIds.merged, reversed(self.levels), _nothing())
+        ages = _ages(whole.hours, self.hour)
+        return [(self.hour - int(age), whole.ids[ages == age]) for age in np.unique(ages)[::-1]]
+
+
 class DedupeWindow:
     """Ids of the current hour and of `window_h` hours before it."""
 
@@ -117,11 +132,9 @@ class DedupeWindow:
             distinct = np.unique(ids)
             self._add(distinct[~self._contains(distinct)], hour)
 
-    def by_hour(self) -> list[tuple[int, U64]]:
-        """All ids, sorted, by hour."""
-        whole = reduce(SortedIds.merged, reversed(self._levels), _nothing())
-        ages = self._ages(whole.hours, self.hour)
-        return [(self.hour - int(age), whole.ids[ages == age]) for age in np.unique(ages)[::-1]]
+    def seen(self) -> SeenIds:
+        """What is remembered now."""
+        return SeenIds(tuple(self._levels), self.hour)
 
     def _add(self, ids: U64, hour: int) -> None:
         if not len(ids):
@@ -138,13 +151,13 @@ class DedupeWindow:
         return out
 
     def _aged(self, some: SortedIds, passed: int) -> SortedIds:
-        ages = self._ages(some.hours, self.hour - passed) + passed
+        ages = _ages(some.hours, self.hour - passed) + passed
         keep = ages <= self._window_h
         return some if keep.all() else some.filtered(keep)
 
-    @staticmethod
-    def _ages(hours: U8, now: int) -> I64:
-        return (now - hours.astype(np.int64)) % HOURS_CYCLE
+
+def _ages(hours: U8, now: int) -> I64:
+    return (now - hours.astype(np.int64)) % HOURS_CYCLE
 
 
 def _nothing() -> SortedIds:

@@ -18,9 +18,10 @@ import pyarrow as pa
 from headrace.errors import PoisonError
 from schemas.frame import ROWS_ARROW
 from streams.fold.columns import U64
+from streams.fold.dedupe import SeenIds
 
-ROWS_PER_SECTION: Final = 16_384
-IDS_PER_SECTION: Final = 131_072
+SECTION_ROWS: Final = 16_384
+SECTION_IDS: Final = 131_072
 """A mebibyte of ids."""
 
 _SECTION: Final = struct.Struct("<4sII")
@@ -37,15 +38,23 @@ class SnapshotHead(msgspec.Struct, frozen=True, kw_only=True):
     watermark_us: int
     receive_us: int
     last_crc: int
-    sections: int
+    sections: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The state at `position`, which frames already cover. `chunks` in order, a section each."""
+    """The state at `head.position`, which frames already cover. It never changes, whatever the fold does next: its
+    bytes may be made later, and in another thread. `rows`: batches of at most SECTION_ROWS."""
 
-    position: int
-    chunks: tuple[bytes, ...]
+    head: SnapshotHead
+    rows: tuple[pa.RecordBatch, ...]
+    ids: SeenIds
+
+    def sections(self) -> list[bytes]:
+        """Its bytes, section by section. Takes 0.2 s a million ids."""
+        body = [encode_rows(rows) for rows in self.rows]
+        body += [part for hour, ids in self.ids.by_hour() for part in encode_ids(hour, ids)]
+        return [encode_head(msgspec.structs.replace(self.head, sections=len(body))), *body]
 
 
 def encode_rows(rows: pa.RecordBatch) -> bytes:
@@ -58,8 +67,8 @@ def encode_rows(rows: pa.RecordBatch) -> bytes:
 
 def encode_ids(hour: int, ids: U64) -> Iterator[bytes]:
     """Sections of one hour's ids."""
-    for start in range(0, len(ids), IDS_PER_SECTION):
-        yield _section(_IDS, _HOUR.pack(hour) + ids[start : start + IDS_PER_SECTION].astype("<u8").tobytes())
+    for start in range(0, len(ids), SECTION_IDS):
+        yield _section(_IDS, _HOUR.pack(hour) + ids[start : start + SECTION_IDS].astype("<u8").tobytes())
 
 
 def encode_head(head: SnapshotHead) -> bytes:

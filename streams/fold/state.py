@@ -28,12 +28,9 @@ from streams.fold.hyperloglog import RegisterRuns
 from streams.fold.rows import RowTable
 from streams.fold.rules import CLOSE_EVERY, FoldRules
 from streams.fold.snapshot import (
-    ROWS_PER_SECTION,
+    SECTION_ROWS,
     Snapshot,
     SnapshotHead,
-    encode_head,
-    encode_ids,
-    encode_rows,
     read_snapshot,
 )
 from streams.fold.watermark import running_max, until_each
@@ -168,11 +165,9 @@ class PartitionFold:
         """The whole state. The fold must be clean: a snapshot never holds more than frames do."""
         assert self.clean, "a snapshot is taken right after a frame is acknowledged"
         live = np.flatnonzero(~self._state.table.closed[: self._state.table.count])
-        sections = [
-            encode_rows(read_rows(self._state, live[start : start + ROWS_PER_SECTION]))
-            for start in range(0, len(live), ROWS_PER_SECTION)
+        rows = [
+            read_rows(self._state, live[start : start + SECTION_ROWS]) for start in range(0, len(live), SECTION_ROWS)
         ]
-        sections += [part for hour, ids in self._dedupe.by_hour() for part in encode_ids(hour, ids)]
         head = SnapshotHead(
             partition=self.partition,
             version=self.rules.version,
@@ -180,9 +175,8 @@ class PartitionFold:
             watermark_us=self._watermark_us,
             receive_us=self._receive_us,
             last_crc=self.last_crc,
-            sections=len(sections),
         )
-        return Snapshot(self.position, (encode_head(head), *sections))
+        return Snapshot(head, tuple(rows), self._dedupe.seen())
 
     @classmethod
     def restore(cls, rules: FoldRules, partition: int, chunks: Sequence[bytes]) -> "PartitionFold":

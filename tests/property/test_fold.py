@@ -115,7 +115,7 @@ def _kill_and_go_on(seed: int) -> None:
         if rnd.random() < 0.5:
             flush(fold, store)
             if rnd.random() < 0.4:
-                whole = b"".join(fold.snapshot().chunks)
+                whole = b"".join(fold.snapshot().sections())
                 cut = rnd.randrange(len(whole))
                 snapshot = (len(store.frames), [whole[:cut], whole[cut:]])
         if rnd.random() < 0.2:

@@ -176,16 +176,27 @@ def _snapshot() -> tuple[PartitionFold, bytes]:
     fold, store = PartitionFold(FoldRules(), 4), Store()
     fold.apply(batch_of(random_log(5, LogShape(events=500))))
     flush(fold, store)
-    return fold, b"".join(fold.snapshot().chunks)
+    return fold, b"".join(fold.snapshot().sections())
 
 
 def test_snapshot_restores_the_same_bytes() -> None:
     fold, whole = _snapshot()
     restored = PartitionFold.restore(fold.rules, 4, [whole[:99], whole[99:]])
-    assert b"".join(restored.snapshot().chunks) == whole
+    assert b"".join(restored.snapshot().sections()) == whole
     assert (restored.position, restored.last_crc) == (fold.position, fold.last_crc)
     assert restored.stats.open_rows == fold.stats.open_rows > 0
     assert restored.stats.dedupe_ids == fold.stats.dedupe_ids > 0
+
+
+def test_a_snapshot_is_of_its_moment_whenever_its_bytes_are_made() -> None:
+    fold, whole = _snapshot()
+    taken = fold.snapshot()
+    later = [record for record in random_log(5, LogShape(events=2_000)) if record[1] >= fold.position]
+    fold.apply(batch_of(later))
+    _cut(fold)
+    fold.acknowledge()
+    assert fold.position == later[-1][1] + 1
+    assert b"".join(taken.sections()) == whole
 
 
 def test_damaged_snapshots_are_refused() -> None:

@@ -52,12 +52,12 @@ def test_dedupe_equals_a_dict_of_hours(seed: int) -> None:
                 seen[one] = hour
         assert window.first_arrivals(np.array(ids, dtype=np.uint64)).tolist() == first
         live = {i: h for i, h in seen.items() if h >= hour - window_h}
-        assert {int(i): h for h, some in window.by_hour() for i in some} == live
+        assert {int(i): h for h, some in window.seen().by_hour() for i in some} == live
         assert len(window) == len(live)
         if rnd.random() < 0.2:
             copy = DedupeWindow(window_h)
             copy.advance(hour)
-            for h, some in [*window.by_hour(), *window.by_hour()]:
+            for h, some in [*window.seen().by_hour(), *window.seen().by_hour()]:
                 copy.restore(some, h)
             window = copy
 
