@@ -162,6 +162,15 @@ def metrics(port: int) -> dict[str, float]:
     return {name: float(value) for name, value in lines}
 
 
+def ready(port: int) -> bool:
+    """Whether a process's /readyz says so."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=2) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
 def acknowledged(series: Mapping[str, float]) -> float:
     """Events of a worker that are in acknowledged frames, second arrivals included."""
     return total(series, "headrace_events_folded_total") + total(series, "headrace_events_deduplicated_total")

@@ -20,6 +20,7 @@ from granian.http import HTTP1Settings
 from granian.log import LogLevels
 from granian.server.embed import Server
 
+from headrace.collector import calm_collector
 from headrace.errors import ConfigurationError, FatalError
 from headrace.log import get_logger
 
@@ -71,6 +72,7 @@ def run(
     application's start-up fails.
     """
     _check_address(host, port)
+    calm_collector()
     return asyncio.run(_serve(app, host, port, on_ready, on_stop, drain_s, shutdown_grace_s, connections_max))
 
 

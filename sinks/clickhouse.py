@@ -31,7 +31,7 @@ from sinks.event_ends import EventEnds
 from sinks.lane import Lane
 from sinks.live import CUSTOMERS_PER_NOTICE_MAX, SAMPLE_EVENTS_MAX, LiveNotices
 
-INTERVAL_S: Final = 0.5
+INTERVAL_S: Final = 1.0
 """Inserts start no closer together: each makes a part in every month it touches."""
 PARTITION_BYTES_MIN: Final = 2 * 1024 * 1024
 """Least bound of the events held for one partition, however many share the setting."""

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from headrace import kafka, metrics
 from headrace.clock import SystemClock
+from headrace.collector import calm_collector
 from headrace.errors import ConfigurationError, HeadraceError
 from headrace.log import get_logger
 from headrace.settings import Settings
@@ -32,6 +33,7 @@ def run(settings: Settings, which: str | None = None) -> int:
     """Serve; `which` is "postgres", "clickhouse" or "all" (default: the setting `sinks`). Returns the exit code."""
     which = which or settings.sinks
     stopping = threading.Event()
+    calm_collector()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _setter(stopping))
     try:

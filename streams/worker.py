@@ -1,7 +1,6 @@
 """The stream worker's process: wiring, signals, health, and the one way out when something is wrong."""
 
 import asyncio
-import gc
 import logging
 import os
 import signal
@@ -11,6 +10,7 @@ from typing import Any, Final, NoReturn
 
 from headrace import metrics
 from headrace.clock import SystemClock
+from headrace.collector import calm_collector
 from headrace.errors import FatalError, HeadraceError
 from headrace.log import configure, get_logger
 from headrace.settings import Settings
@@ -26,9 +26,6 @@ from streams.watchdog import Watchdog
 EXIT_FATAL: Final = 70
 """EX_SOFTWARE: a supervisor starts the worker again; what it cannot mend stops it again, with the same line."""
 STOP_TIMEOUT_S: Final = 15.0
-GC_THRESHOLDS: Final = (200_000, 20, 100)
-"""A fetch is tens of thousands of short-lived records: with Python's default of 700 the collector walks all of them
-again and again, for a sixth of the worker's CPU."""
 
 log = get_logger(__name__)
 
@@ -36,8 +33,7 @@ log = get_logger(__name__)
 def run(settings: Settings) -> int:
     """Run a worker until SIGTERM or SIGINT; gives the exit code. Blocks."""
     configure(settings, "streams")
-    gc.freeze()
-    gc.set_threshold(*GC_THRESHOLDS)
+    calm_collector()
     return asyncio.run(_Worker(settings).run())
 
 

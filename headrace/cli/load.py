@@ -24,6 +24,7 @@ from producers.generator.pace import SHAPES, Pace, Shape
 from producers.generator.targets import HTTPTarget, KafkaTarget, Target
 from producers.generator.workload import Workload
 
+SDK_LINGER_S = 0.5  # how long the Segment SDKs for servers collect events before they send
 UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -88,7 +89,7 @@ def command(
     receiver: Target
     if target == "http":
         url, keys = gateway(settings, ready_file)
-        receiver, customer_ids = HTTPTarget(url, keys), sorted(keys)
+        receiver, customer_ids = HTTPTarget(url, keys, linger_s=SDK_LINGER_S), sorted(keys)
     else:
         receiver, customer_ids = KafkaTarget(BulkPublisher(settings)), list(range(1, customers + 1))
     number = random.SystemRandom().randrange(2**31) if seed is None else seed

@@ -1,5 +1,5 @@
-"""The gateway's HTTP surface: FastAPI for /livez, /readyz, /startupz, /metrics and /openapi.json, and under all
-other paths the event paths as one raw ASGI application.
+"""The gateway's HTTP surface: FastAPI for /livez, /readyz, /startupz, /metrics and /openapi.json, and for all other
+paths, the event paths, one raw ASGI application.
 
 The composition root of the gateway: clients are made when the server starts, on its event loop, and closed when it
 stops.
@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from fastapi import FastAPI, Response
 from fastapi.responses import JSONResponse
+from starlette.routing import Route
 
 from headrace import __version__, metrics
 from headrace.clock import Clock, SystemClock
@@ -80,8 +81,16 @@ class Gateway:
             return {**description, "paths": description["paths"] | event_paths(self._table)}
 
         api.openapi = openapi  # type: ignore[method-assign]
-        api.mount("/", self._events)
-        return api
+        own_paths = {route.path for route in api.routes if isinstance(route, Route)}
+
+        async def gateway(scope: Scope, receive: Receive, send: Send) -> None:
+            # Past FastAPI's middleware, which costs an event path as much as all the rest of a small request.
+            if scope["type"] == "http" and scope["path"] not in own_paths:
+                await self._events(scope, receive, send)
+            else:
+                await api(scope, receive, send)
+
+        return gateway
 
     async def _events(self, scope: Scope, receive: Receive, send: Send) -> None:
         assert self._receiver is not None, "the server starts the lifespan before it accepts"

@@ -23,6 +23,7 @@ from headrace.clock import Clock
 from headrace.errors import ConfigurationError, UnavailableError
 from headrace.log import get_logger
 from headrace.settings import Settings
+from headrace.shards.policy import OPEN, Policy, parse_policy
 from headrace.shards.write_keys import hash_write_key
 from producers.gateway.answers import RETRY_AFTER_S
 
@@ -33,7 +34,8 @@ KEY_CHARS_MAX: Final = 512
 POOL_MAX: Final = 4
 
 _FIND = """
-    SELECT c.customer_id, c.keep_ip FROM write_keys k JOIN customers c USING (customer_id)
+    SELECT c.customer_id, c.policy, p.version, p.plan
+    FROM write_keys k JOIN customers c USING (customer_id) LEFT JOIN tracking_plans p USING (customer_id)
     WHERE k.key_hash = %s AND k.revoked_at IS NULL
 """
 
@@ -42,10 +44,11 @@ log = get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Customer:
-    """A tenant as the gateway needs to know it."""
+    """A tenant as the gateway needs to know it. `plan`: its tracking plan's version and document, if it has one."""
 
     customer_id: int
-    keep_address: bool
+    policy: Policy = OPEN
+    plan: tuple[int, Mapping[str, Any]] | None = None
 
 
 class Directory(Protocol):
@@ -89,7 +92,10 @@ class ControlDirectory:
             raise UnavailableError(
                 f"the control database does not answer: {type(error).__name__}", retry_after_s=RETRY_AFTER_S
             ) from error
-        return None if row is None else Customer(int(row[0]), bool(row[1]))
+        if row is None:
+            return None
+        customer_id, policy, version, plan = row
+        return Customer(customer_id, parse_policy(policy), None if version is None else (version, plan))
 
     async def probe(self) -> str | None:
         """What is wrong, or None."""
@@ -180,6 +186,8 @@ def carried_keys(headers: Mapping[str, str], query: Mapping[str, str]) -> list[s
     scheme, _, credentials = headers.get("authorization", "").partition(" ")
     if scheme.lower() == "basic":
         keys += _basic_keys(credentials.strip())
+    elif scheme.lower() == "bearer" and credentials.strip():
+        keys.append(credentials.strip())
     in_header = headers.get("x-write-key")
     if in_header:
         # jitsu sends `id:secret`; either the whole or the secret was given to its user as the write key.

@@ -38,7 +38,7 @@ _DECODE = msgspec.json.Decoder().decode
 _QUOTE, _COMMA, _COLON = ord('"'), ord(","), ord(":")
 _OPEN_OBJECT, _CLOSE_OBJECT, _OPEN_ARRAY, _CLOSE_ARRAY = ord("{"), ord("}"), ord("["), ord("]")
 _UNFIT = re.compile("[\x00\ud800-\udfff]")
-_WRITE_KEY = re.compile(rb'"writeKey"\s*:\s*"([^"\\\x00-\x1f\x80-\xff]{1,512})"')
+_WRITE_KEY = re.compile(rb'"(?:writeKey|api_key|\$?token|aid)"\s*:\s*"([^"\\\x00-\x1f\x80-\xff]{1,512})"')
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -51,7 +51,11 @@ class BodyError(PoisonError):
 
 
 class NotPlainError(Exception):
-    """A body that only the slow, lenient way can make something of."""
+    """JSON that only the slow, lenient way can make something of. `body` is its bytes."""
+
+    def __init__(self, body: bytes) -> None:
+        super().__init__("not plain JSON")
+        self.body = body
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,11 +85,11 @@ def parse(body: bytes, elements_max: int, *, lenient: bool = True) -> Parsed:
         value = _DECODE(body)
     except (msgspec.DecodeError, RecursionError, ValueError):
         if not lenient:
-            raise NotPlainError from None
+            raise NotPlainError(body) from None
         return _parse_leniently(body.removeprefix(_BOM), elements_max)
     if b"\\u0000" in body:  # an escaped backslash before u0000 costs a needless walk, nothing else
         if not lenient:
-            raise NotPlainError
+            raise NotPlainError(body)
         if nests_deeper(body, DEPTH_MAX + LEVELS_AROUND):
             return _parse_leniently(body, elements_max)
         return Parsed(clean(value), True)

@@ -15,10 +15,11 @@ import xxhash
 
 from headrace.errors import PoisonError
 from headrace.settings import Settings
+from headrace.shards.policy import Policy
 from producers.gateway.enrich import Lookup, bounded, enrich, library
 from producers.gateway.json_body import DEPTH_MAX, Unusable, key_count, nests_deeper
 from producers.gateway.protocols.decoder import RawEvent
-from producers.gateway.timestamps import is_plausible, out_of_range, parse_sent_us, parse_us, stored_us
+from producers.gateway.timestamps import is_plausible, out_of_range, parse_sent_us, parse_us
 from producers.gateway.value import OutOfBoundsError, currency, value_e6
 from schemas.codec import event_arrow
 from schemas.event import EVENT_TYPES, bound_message_id
@@ -89,7 +90,7 @@ class Origin:
     """What is true of all events of a request. `address` is the peer's."""
 
     customer_id: int
-    keep_address: bool
+    policy: Policy
     received_at_us: int
     protocol: str
     volatile_keys: frozenset[str]
@@ -123,7 +124,7 @@ class Normaliser:
         properties = _object(event.properties, "invalid_properties")
         context = _object(event.context, "invalid_context")
         address = context.get("ip")
-        if not origin.keep_address and address is not None:
+        if origin.policy.address != "keep" and address is not None:
             context = {key: item for key, item in context.items() if key != "ip"}
 
         received_us = origin.received_at_us
@@ -134,7 +135,7 @@ class Normaliser:
             original_us = parse_us(event.timestamp)
             if not is_plausible(original_us):
                 raise out_of_range(event.timestamp)
-            timestamp_us = stored_us(original_us, sent_us, received_us)
+            timestamp_us = event.time_rule(original_us, sent_us, received_us)
             if not is_plausible(timestamp_us):
                 raise out_of_range(event.timestamp)
 

@@ -31,7 +31,7 @@ COLLECT_ROWS_MAX: Final = 2_000
 RECORDS_MAX: Final = 400_000
 """Unsettled records; the client's own queue holds more, so that it never refuses one of a request's records."""
 POLL_S: Final = 0.001
-LINGER_MS: Final = 2
+LINGER_MS: Final = 5
 REJECTED_BYTES_MAX: Final = 512 * 1024
 """Of a rejected event this much is kept, from its start; the record's header says if there was more."""
 REJECTED_STAGE: Final = b"ingest"

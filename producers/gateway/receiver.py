@@ -92,6 +92,8 @@ class Receiver:
         method = scope["method"]
         if method == "OPTIONS":
             return cors.preflight(headers)
+        if method == "HEAD" and "GET" in route.methods and route.decoder is None:
+            method = "GET"  # the server leaves the body out
         request = Request(
             method, route.path, scope["scheme"], _query(scope["query_string"]), headers, b"", 0, parameters
         )
@@ -99,17 +101,22 @@ class Receiver:
             allowed = ", ".join(sorted(route.methods | {"OPTIONS"}))
             refused = refusal_answer(Refusal(405, "method_not_allowed", f"{route.path} takes {allowed}"))
             return Answer(refused.status, refused.body, headers=((b"allow", allowed.encode()),))
+        if route.fixed is not None:
+            return route.fixed(request)
         if route.document is not None:
             return await self._document(route.document, request)
-        assert route.decoder is not None
-        return await self._events(route.decoder, request, receive, scope)
+        return await self._events(route, request, receive, scope)
 
-    async def _events(self, decoder: Decoder, request: Request, receive: Receive, scope: Scope) -> Answer:
+    async def _events(self, route: Route, request: Request, receive: Receive, scope: Scope) -> Answer:
         """Take a request's events, or say in its protocol why not."""
+        decoder = route.decoder
+        assert decoder is not None
         reservation = Reservation(self._inflight)
         handed_over = False
         try:
             request = await self._read(request, receive, reservation)
+            if route.choose is not None:
+                decoder = route.choose(request)
             decoded, customer = await self._identify(decoder, request, reservation)
             taken = await self._take(decoder, request, decoded, customer, scope, reservation)
             handed_over = True
@@ -135,7 +142,7 @@ class Receiver:
             self._count_accepted(decoder.name, len(taken.rows))
         for item in taken.rejected:
             metrics.counter("headrace_events_rejected_total", item.reason).inc()
-        return decoder.success(request, taken.rejections)
+        return decoder.success(request, decoded, taken.rejections)
 
     async def _read(self, request: Request, receive: Receive, reservation: Reservation) -> Request:
         """The request with its body, inflated."""
@@ -154,9 +161,9 @@ class Receiver:
         customer = await self._write_keys.resolve(keys) if keys else None
         try:
             decoded = decoder.decode(request, EVENTS_MAX)
-        except NotPlainError:
+        except NotPlainError as error:
             if customer is None:
-                mentioned = mentioned_keys(request.body)
+                mentioned = mentioned_keys(error.body)
                 if await self._write_keys.resolve(mentioned) is None:
                     raise _unidentified(named=bool(keys or mentioned)) from None
             decoded = await self._repair(decoder, request, reservation)
@@ -192,7 +199,7 @@ class Receiver:
         client = scope.get("client")
         origin = Origin(
             customer.customer_id,
-            customer.keep_address,
+            customer.policy,
             request.received_at_us,
             decoder.name,
             decoder.volatile_keys,

@@ -5,6 +5,7 @@ Pure: `received_at_us` is given. A time without an offset is UTC.
 
 import math
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -13,6 +14,9 @@ from schemas.event import TIMESTAMP_US_MAX, TIMESTAMP_US_MIN
 
 SKEW_TOLERANCE_US: Final = 60_000_000
 """Up to this difference between receipt and sending, the sender's clock is believed (it may be a late retry)."""
+
+TimeRule = Callable[[int, int | None, int], int]
+"""From the event's own time, when the sender says it sent, and receipt: the time that counts. Microseconds."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _EXPANDED_YEAR = re.compile(r"[+-]\d{5,}|\d{5,}-")
@@ -75,6 +79,16 @@ def stored_us(timestamp_us: int, sent_us: int | None, received_us: int) -> int:
     if sent_us is None or abs(received_us - sent_us) <= SKEW_TOLERANCE_US:
         return timestamp_us
     return received_us - (sent_us - timestamp_us)
+
+
+def always_moved_us(timestamp_us: int, sent_us: int | None, received_us: int) -> int:
+    """As `stored_us`, without tolerance: for senders whose protocol always counts from when they sent."""
+    return timestamp_us if sent_us is None else received_us - (sent_us - timestamp_us)
+
+
+def as_sent_us(timestamp_us: int, sent_us: int | None, received_us: int) -> int:  # noqa: ARG001 (a TimeRule)
+    """The event's own time: for protocols that never move it."""
+    return timestamp_us
 
 
 def is_plausible(us: int) -> bool:

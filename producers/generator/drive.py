@@ -52,6 +52,9 @@ def drive(
         elapsed_s = clock.monotonic() - start
         due = min(pace.due(elapsed_s), pace.rows)
         if due <= sent:
+            if elapsed_s - settled > SETTLE_EVERY_S:
+                target.settle()
+                settled = elapsed_s
             sleep(tick_s)
             continue
         behind_s = elapsed_s - pace.time_of_one(sent)

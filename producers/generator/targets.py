@@ -1,23 +1,29 @@
 """Where a load goes: straight into Kafka, or over HTTP as an SDK would send it."""
 
+import threading
 import time
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from functools import partial
+from http import HTTPStatus
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from typing import Protocol
+from urllib.parse import urlsplit
 
-import httpx
 import msgspec
 
 from headrace.errors import UnavailableError, UsageError
 from producers.bulk import BulkPublisher
+from producers.generator.messages import segment_messages
 from producers.generator.workload import Block
 from schemas.codec import encode_events
 from schemas.event import record_key
 
-REQUEST_EVENTS_MAX = 250
-CONNECTIONS = 4
+REQUEST_EVENTS_MAX = 100  # as the Segment SDKs for servers
+CONNECTIONS = 32
 REQUEST_TIMEOUT_S = 30.0
 ATTEMPTS_MAX = 8  # with the waits below: about half a minute of an absent gateway
 BACKOFF_S, BACKOFF_MAX_S = 0.2, 5.0
@@ -78,43 +84,59 @@ class KafkaTarget:
 
 
 class HTTPTarget:
-    """Segment batches, `REQUEST_EVENTS_MAX` events a request, one customer each, over a few connections.
+    """Segment batches of one customer each, over a few connections.
 
-    An answer that asks for a later try is tried again with the same ids, as SDKs do it.
+    As SDKs do it: a batch goes out when it has REQUEST_EVENTS_MAX events or its first has waited `linger_s`, and is
+    tried again with the same ids where the answer asks for a later try.
     """
 
-    def __init__(self, ingest_url: str, write_keys: Mapping[int, str]) -> None:
+    def __init__(self, ingest_url: str, write_keys: Mapping[int, str], *, linger_s: float = 0.0) -> None:
+        parts = urlsplit(ingest_url)
         self._url = ingest_url.rstrip("/") + "/v1/batch"
-        self._auth = {customer: httpx.BasicAuth(key, "") for customer, key in write_keys.items()}
-        self._client = httpx.Client(
-            timeout=REQUEST_TIMEOUT_S, limits=httpx.Limits(max_connections=CONNECTIONS), trust_env=False
+        self._path = parts.path.rstrip("/") + "/v1/batch"
+        self._connect = partial(
+            HTTPSConnection if parts.scheme == "https" else HTTPConnection, parts.netloc, timeout=REQUEST_TIMEOUT_S
         )
+        self._auth = {customer: b64encode(f"{key}:".encode()).decode() for customer, key in write_keys.items()}
+        self._linger_s = linger_s
+        self._waiting: dict[int, tuple[float, list[bytes]]] = {}
         self._threads = ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="load")
+        self._own = threading.local()
+        self._connections: list[HTTPConnection] = []
         self.tally = Tally()
 
     def send(self, block: Block) -> None:
-        """See Target.send. Returns when every request of the block is answered."""
-        by_customer: dict[int, list[dict[str, Any]]] = {}
-        for event in block.events.to_pylist():
-            by_customer.setdefault(event["customer_id"], []).append(as_segment(event))
-        requests = [
-            (customer, messages[start : start + REQUEST_EVENTS_MAX])
-            for customer, messages in by_customer.items()
-            for start in range(0, len(messages), REQUEST_EVENTS_MAX)
-        ]
-        unknown = by_customer.keys() - self._auth.keys()
-        if unknown:
-            raise UsageError(f"no write key for customer {min(unknown)}", remedy="give the keys of all customers")
-        for part in self._threads.map(lambda request: self._post(*request), requests):
-            self._count(part)
+        """See Target.send. Returns when every request that was due is answered."""
+        for customer, messages in segment_messages(block.events):
+            if customer not in self._auth:
+                raise UsageError(f"no write key for customer {customer}", remedy="give the keys of all customers")
+            self._waiting.setdefault(customer, (time.monotonic(), []))[1].extend(messages)
+        self._post_due(time.monotonic() - self._linger_s)
 
     def settle(self) -> None:
-        """See Target.settle: nothing is ever left open."""
+        """See Target.settle."""
+        self._post_due(time.monotonic())
 
     def close(self) -> None:
         """See Target.close."""
         self._threads.shutdown(wait=True, cancel_futures=True)
-        self._client.close()
+        for connection in self._connections:
+            connection.close()
+
+    def _post_due(self, since: float) -> None:
+        """Post what is full, and what has waited since `since` or longer."""
+        requests: list[tuple[int, list[bytes]]] = []
+        for customer, (began, messages) in list(self._waiting.items()):
+            due = len(messages) if began <= since else len(messages) - len(messages) % REQUEST_EVENTS_MAX
+            requests += [
+                (customer, messages[start : min(start + REQUEST_EVENTS_MAX, due)])
+                for start in range(0, due, REQUEST_EVENTS_MAX)
+            ]
+            del self._waiting[customer]
+            if due < len(messages):
+                self._waiting[customer] = (began, messages[due:])
+        for part in self._threads.map(lambda request: self._post(*request), requests):
+            self._count(part)
 
     def _count(self, part: Tally) -> None:
         self.tally.acknowledged += part.acknowledged
@@ -123,59 +145,47 @@ class HTTPTarget:
         for reason, count in part.rejected.items():
             self.tally.rejected[reason] = self.tally.rejected.get(reason, 0) + count
 
-    def _post(self, customer: int, messages: Sequence[dict[str, Any]]) -> Tally:
+    def _post(self, customer: int, messages: Sequence[bytes]) -> Tally:
         """Send one batch until it is answered for good."""
         done, backoff_s, problem = Tally(), BACKOFF_S, ""
+        joined = b",".join(messages)
         for attempt in range(ATTEMPTS_MAX):
-            body = msgspec.json.encode({"batch": messages, "sentAt": _iso(time.time_ns() // 1000)})
+            body = b'{"batch":[%s],"sentAt":"%s"}' % (joined, _iso(time.time_ns() // 1000).encode())
             done.requests, done.retries = done.requests + 1, attempt
             try:
-                answer = self._client.post(self._url, content=body, auth=self._auth[customer])
-            except httpx.TransportError as error:
+                answer, text = self._request(body, self._auth[customer])
+            except (OSError, HTTPException) as error:
                 problem, wait_s = f"{type(error).__name__}: {error}", backoff_s
             else:
-                if answer.status_code == 200:
-                    rejected = answer.json().get("rejected", [])
+                if answer.status == HTTPStatus.OK:
+                    rejected = msgspec.json.decode(text).get("rejected", [])
                     for item in rejected:
                         done.rejected[item["reason"]] = done.rejected.get(item["reason"], 0) + 1
                     done.acknowledged += len(messages) - len(rejected)
                     return done
-                problem = f"{answer.status_code} {answer.text[:200]}"
-                if answer.status_code not in RETRIED_STATUSES:
+                problem = f"{answer.status} {text[:200].decode(errors='replace')}"
+                if answer.status not in RETRIED_STATUSES:
                     raise UsageError(f"{self._url} refused a batch of customer {customer}: {problem}")
                 wait_s = max(backoff_s, _retry_after_s(answer))
             time.sleep(min(wait_s, BACKOFF_MAX_S))
             backoff_s = min(backoff_s * 2, BACKOFF_MAX_S)
         raise UnavailableError(f"{self._url} did not take a batch in {ATTEMPTS_MAX} tries: {problem}")
 
-
-def as_segment(event: Mapping[str, Any]) -> dict[str, Any]:
-    """One event (a row of `event_arrow`) as a message of the Segment protocol, with all that the columns say."""
-    properties: dict[str, Any] = msgspec.json.decode(event["properties"])
-    if event["value_e6"] is not None:
-        properties["revenue"] = event["value_e6"] / 1_000_000  # cents: exact in what a double prints as
-        properties["currency"] = event["currency"]
-    referrer, source = event["referrer_domain"], event["utm_source"]
-    message: dict[str, Any] = {
-        "type": "track",
-        "messageId": event["message_id"],
-        "event": event["name"],
-        "timestamp": _iso(event["timestamp_us"]),
-        "properties": properties,
-        "context": {
-            "library": {"name": event["library"], "version": "1"},
-            "page": {"path": event["path"]} | ({"referrer": f"https://{referrer}/"} if referrer else {}),
-            "campaign": {"source": source} if source else {},
-            "location": {"country": event["country"]},
-            "os": {"name": event["os"]},
-            "device": {"type": event["device"]},
-            "userAgentData": {"brands": [{"brand": event["browser"], "version": "1"}]},
-        },
-    }
-    for key, name in (("userId", "user_id"), ("anonymousId", "anonymous_id")):
-        if event[name] is not None:
-            message[key] = event[name]
-    return message
+    def _request(self, body: bytes, basic: str) -> tuple[HTTPResponse, bytes]:
+        """One request over this thread's connection, which is made anew after any failure. Raises OSError,
+        HTTPException."""
+        connection: HTTPConnection | None = getattr(self._own, "connection", None)
+        if connection is None:
+            connection = self._own.connection = self._connect()
+            self._connections.append(connection)
+        headers = {"Authorization": f"Basic {basic}", "Content-Type": "application/json"}
+        try:
+            connection.request("POST", self._path, body, headers)
+            answer = connection.getresponse()
+            return answer, answer.read()
+        except (OSError, HTTPException):
+            connection.close()  # the next request connects again
+            raise
 
 
 def _iso(us: int) -> str:
@@ -183,7 +193,7 @@ def _iso(us: int) -> str:
     return f"{moment:%Y-%m-%dT%H:%M:%S}.{us % 1_000_000:06d}Z"
 
 
-def _retry_after_s(answer: httpx.Response) -> float:
+def _retry_after_s(answer: HTTPResponse) -> float:
     try:
         return float(answer.headers.get("retry-after", "0"))
     except ValueError:  # a date: our gateway sends seconds

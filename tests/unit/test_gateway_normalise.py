@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace.errors import PoisonError
+from headrace.shards.policy import OPEN, Policy
 from producers.gateway.enrich import Enriched
 from producers.gateway.normalise import REASONS, EventLimits, Normaliser, Origin, Row
 from producers.gateway.protocols.segment import to_event
@@ -20,7 +21,7 @@ from schemas.event import VALUE_E6_MAX
 from tests.unit.sdk_requests import microseconds
 
 NOW_US = microseconds("2026-06-01T12:00:00+00:00")
-ORIGIN = Origin(42, True, NOW_US, "segment-v1", frozenset(("sentAt",)))
+ORIGIN = Origin(42, OPEN, NOW_US, "segment-v1", frozenset(("sentAt",)))
 LIMITS = EventLimits(event_bytes_max=262_144, properties_max=1000, depth_max=64)
 NAMES = event_arrow().names
 
@@ -125,7 +126,7 @@ def test_an_id_of_more_than_100_characters_is_hashed_and_kept_in_the_context() -
 def test_the_address_is_kept_or_dropped_as_the_customer_wants() -> None:
     message = {"context": {"ip": "203.0.113.9", "locale": "de"}}
     assert json.loads(row_of(message)["context"]) == message["context"]
-    dropped = row_of(message, replace(ORIGIN, keep_address=False))
+    dropped = row_of(message, replace(ORIGIN, policy=Policy(address="drop")))
     assert json.loads(dropped["context"]) == {"locale": "de"}
 
 
@@ -133,7 +134,7 @@ def test_a_lookup_sees_the_address_and_fills_what_is_open() -> None:
     def lookup(enriched: Enriched, *, address: str, user_agent: str) -> Enriched:
         return enriched._replace(country=address, browser=enriched.browser or user_agent)
 
-    origin = replace(ORIGIN, keep_address=False, address="198.51.100.1", user_agent="curl")
+    origin = replace(ORIGIN, policy=Policy(address="drop"), address="198.51.100.1", user_agent="curl")
     row = row_of({"context": {"ip": "203.0.113.9"}}, origin, lookup=lookup)
     assert (row["country"], row["browser"], row["context"]) == ("203.0.113.9", "curl", "{}")
     assert row_of({}, origin, lookup=lookup)["country"] == "198.51.100.1"

@@ -24,7 +24,7 @@ class _Faulty:
     def decode(self, request: Request, events_max: int) -> Decoded:
         raise ZeroDivisionError
 
-    def success(self, request: Request, rejections: Sequence[Rejection]) -> Answer:
+    def success(self, request: Request, decoded: Decoded, rejections: Sequence[Rejection]) -> Answer:
         raise AssertionError("nothing was stored")
 
     def failure(self, request: Request, refusal: Refusal) -> Answer:
@@ -35,7 +35,7 @@ class _OneCustomer:
     """Knows every key."""
 
     async def find(self, key_hash: bytes) -> Customer | None:
-        return Customer(7, keep_address=True)
+        return Customer(7)
 
 
 async def ask() -> tuple[int, dict[bytes, bytes], dict[str, Any]]:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from headrace.shards.policy import OPEN
 from producers.gateway.devices import browser_agent, device_lookup
 from producers.gateway.encode import encode_rows
 from producers.gateway.enrich import Enriched
@@ -95,7 +96,7 @@ def take(body: bytes, headers: Mapping[str, str] | None = None, user_agent: str 
     assert found[0].decoder is not None
     decoder = found[0].decoder
     decoded = decoder.decode(Request("POST", "/v1/batch", "http", {}, headers or {}, body, NOW_US), EVENTS_MAX)
-    origin = Origin(42, True, NOW_US, decoder.name, decoder.volatile_keys, user_agent=user_agent)
+    origin = Origin(42, OPEN, NOW_US, decoder.name, decoder.volatile_keys, user_agent=user_agent)
     normaliser = Normaliser(EventLimits(262_144, 1000, 64), lambda: None, device_lookup)
     taken = Taken(decoded, normaliser, origin, body)
     for index in range(len(decoded.events)):
@@ -159,7 +160,7 @@ def test_a_fault_of_ours_sets_one_event_aside_and_keeps_it() -> None:
     body = json.dumps({"batch": [GOOD, bad, bad]}).encode()
     decoded: Decoded = found[0].decoder.decode(Request("POST", "/v1/batch", "http", {}, {}, body, 0), 10)
     normaliser = _Failing(EventLimits(262_144, 1000, 64), lambda: None)
-    taken = Taken(decoded, normaliser, Origin(42, True, NOW_US, "segment-v1", frozenset()), body)
+    taken = Taken(decoded, normaliser, Origin(42, OPEN, NOW_US, "segment-v1", frozenset()), body)
     for index in range(3):
         taken.take(index)
     assert ids(taken) == ["good"]

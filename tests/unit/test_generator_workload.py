@@ -1,12 +1,16 @@
 """The generated stream: reproducible, with exactly known duplicates and the workload's shape."""
 
+import json
+from datetime import datetime
+
 import numpy as np
 import pytest
 
 from headrace.clock import ManualClock
 from producers.generator.drive import drive, schedule
+from producers.generator.messages import segment_messages
 from producers.generator.pace import SHAPES, Pace, Shape
-from producers.generator.targets import Tally, as_segment
+from producers.generator.targets import Tally
 from producers.generator.workload import BLOCK_ROWS, Block, Workload, WorkloadRules, steady
 from schemas.codec import decode_events, encode_events, event_arrow
 
@@ -91,13 +95,26 @@ def test_names_can_be_kept_apart() -> None:
     assert block.events.column("customer_id").unique().to_pylist() == [5]
 
 
-def test_a_segment_message_carries_what_the_event_holds() -> None:
-    rows = next(workload().batches(300)).events.to_pylist()
-    valued = next(row for row in rows if row["value_e6"] and row["user_id"])
-    message = as_segment(valued)
-    assert message["messageId"] == valued["message_id"] and message["userId"] == valued["user_id"]
-    assert round(message["properties"]["revenue"] * 1_000_000) == valued["value_e6"]
-    assert message["timestamp"].startswith("2023-11-14T2") and message["timestamp"].endswith("Z")
+def test_segment_messages_carry_what_the_events_hold() -> None:
+    events = next(workload().batches(300)).events
+    rows = {row["message_id"]: row for row in events.to_pylist()}
+    messages = {customer: [json.loads(one) for one in some] for customer, some in segment_messages(events)}
+    assert {m["messageId"] for some in messages.values() for m in some} == rows.keys()
+    seen = [row["message_id"] for row in events.to_pylist()]
+    for customer, some in messages.items():
+        own = [i for i in seen if rows[i]["customer_id"] == customer]
+        assert [m["messageId"] for m in some] == own
+        for message in some:
+            row = rows[message["messageId"]]
+            assert (message["userId"], message["anonymousId"]) == (row["user_id"], row["anonymous_id"])
+            properties = message["properties"]
+            if row["value_e6"] is not None:
+                assert round(properties.pop("revenue") * 1_000_000) == row["value_e6"]
+                assert properties.pop("currency") == row["currency"]
+            assert properties == json.loads(row["properties"])
+            assert datetime.fromisoformat(message["timestamp"]).timestamp() * 1e6 == pytest.approx(
+                row["timestamp_us"], abs=1
+            )
 
 
 @pytest.mark.parametrize("shape", SHAPES)

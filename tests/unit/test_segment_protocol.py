@@ -129,8 +129,8 @@ def test_dotted_keys_of_a_pixel_nest() -> None:
 
 def test_answers_are_what_sdks_look_for() -> None:
     decoder, asked = decoder_of("/v1/batch"), request("/v1/batch")
-    assert decoder.success(asked, []).body == b'{"success":true}'
-    told = json.loads(decoder.success(asked, [Rejection(3, "too_deep")]).body)
+    assert decoder.success(asked, Decoded([]), []).body == b'{"success":true}'
+    told = json.loads(decoder.success(asked, Decoded([]), [Rejection(3, "too_deep")]).body)
     assert told == {"success": True, "rejected": [{"index": 3, "reason": "too_deep"}]}
     refused = decoder.failure(asked, Refusal(503, "unavailable", "later", 2))
     assert json.loads(refused.body) == {
@@ -151,7 +151,8 @@ def test_answers_are_what_sdks_look_for() -> None:
             ("Basic " + base64.b64encode(b":").decode(), []),
             ("Basic !!", []),
             ("Basic", []),
-            ("Bearer abc", []),
+            ("Bearer abc", ["abc"]),
+            ("Bearer", []),
             ("Basic " + base64.b64encode(b"\xff\xfe").decode(), []),
         )
     ]

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from headrace.shards.policy import OPEN
 from producers.gateway.encode import encode_rows
 from producers.gateway.limits import InflightBytes, Reservation, inflate
 from producers.gateway.normalise import EventLimits, Normaliser, Origin
@@ -28,7 +29,7 @@ def decode(item: Recorded, shift_us: int = 0) -> tuple[Decoded, list[dict[str, A
     body = inflate(item.body, item.headers.get("content-encoding", ""), 10**7, Reservation(InflightBytes(10**8)))
     request = Request(item.method, item.path, "http", item.query, item.headers, body, received_us)
     decoded = decoder.decode(request, 1000)
-    origin = Origin(7, True, received_us, decoder.name, decoder.volatile_keys)
+    origin = Origin(7, OPEN, received_us, decoder.name, decoder.volatile_keys)
     normaliser = Normaliser(LIMITS, lambda: pytest.fail("no value here is out of bounds"))
     rows = [normaliser.row(event, origin) for event in decoded.events]
     back = decode_events(encode_rows(rows))

@@ -1,7 +1,7 @@
 """What a protocol has to offer, and what it is given: the seam between the wire and everything behind it."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -9,6 +9,7 @@ import msgspec
 
 from producers.gateway.answers import Answer, Refusal, Rejection
 from producers.gateway.json_body import Unusable
+from producers.gateway.timestamps import TimeRule, stored_us
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,8 @@ class RawEvent(msgspec.Struct):
     """One event as its protocol tells it, not yet judged: `normalise` decides what of it can be stored.
 
     Ids, `timestamp` and `sent_at` are as sent (None: absent). `timestamp` None means: when it was received.
-    `raw` is the sender's object, for a message id made of it and for `events.rejected`.
+    `raw` is the sender's object, for a message id made of it and for `events.rejected`. `time_rule`: how the
+    protocol corrects the clock of a sender.
     """
 
     type: str
@@ -51,6 +53,7 @@ class RawEvent(msgspec.Struct):
     context: Any
     attempt: int
     raw: Any
+    time_rule: TimeRule = stored_us
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +77,11 @@ class Decoder(Protocol):
     def decode(self, request: Request, events_max: int) -> Decoded:
         """The request's events. Raises BodyError when nothing of the body can be used, NotPlainError see Request."""
 
-    def success(self, request: Request, rejections: Sequence[Rejection]) -> Answer:
-        """The answer when all events but the rejected ones are acknowledged."""
+    def success(self, request: Request, decoded: Decoded, rejections: Sequence[Rejection]) -> Answer:
+        """The answer when all events of `decoded` but the rejected ones are acknowledged."""
 
     def failure(self, request: Request, refusal: Refusal) -> Answer:
-        """The answer when the whole request is refused."""
+        """The answer when the whole request is refused. One with status 429 or 503 says when to come back."""
 
 
 class Document(Protocol):
@@ -93,13 +96,17 @@ class Document(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One path, or a pattern of paths with `{name}` parts, and what serves it: a decoder or else a document."""
+    """One path, or a pattern of paths with `{name}` parts, and what serves it: a decoder, a document, or a fixed
+    answer. `choose` is for a path that two protocols share: it tells from the request whose it is; `decoder` answers
+    what fails before that. A path with GET answers HEAD too."""
 
     path: str
     methods: frozenset[str]
     summary: str
     decoder: Decoder | None = None
     document: Document | None = None
+    fixed: Callable[[Request], Answer] | None = None
+    choose: Callable[[Request], Decoder] | None = None
 
 
 class RouteTable:
@@ -107,7 +114,7 @@ class RouteTable:
 
     def __init__(self, routes: Sequence[Route]) -> None:
         self.routes = tuple(routes)
-        assert all((route.decoder is None) != (route.document is None) for route in routes)
+        assert all(sum(map(bool, (route.decoder, route.document, route.fixed))) == 1 for route in routes)
         self._exact = {route.path: route for route in routes if "{" not in route.path}
         self._patterns = [
             (re.compile(re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>[^/]{1,256})", re.escape(route.path))), route)

@@ -52,7 +52,7 @@ class Segment:
     name = PROTOCOL
     volatile_keys = _VOLATILE
 
-    def success(self, request: Request, rejections: Sequence[Rejection]) -> Answer:
+    def success(self, request: Request, decoded: Decoded, rejections: Sequence[Rejection]) -> Answer:
         """`{"success":true}`, with the rejected events' indexes and reasons if there are any."""
         if not rejections:
             return _SUCCESS

@@ -15,7 +15,7 @@ from producers.gateway.protocols.decoder import Decoded, RawEvent, Request
 DOTS_MAX: Final = 16
 """Levels that a dotted key may open; what is left of it stays one key."""
 
-_GIF = base64.b64decode("R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7")
+GIF: Final = base64.b64decode("R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7")
 _NOT_FOR_EVENTS = frozenset(("writeKey",))
 
 
@@ -49,11 +49,11 @@ class SegmentPixel:
         )
         return Decoded([event])
 
-    def success(self, request: Request, rejections: Sequence[Rejection]) -> Answer:
+    def success(self, request: Request, decoded: Decoded, rejections: Sequence[Rejection]) -> Answer:
         headers: tuple[tuple[bytes, bytes], ...] = ((b"cache-control", b"no-store"),)
         if rejections:
             headers += ((b"x-headrace-rejected", rejections[0].reason.encode()),)
-        return Answer(200, _GIF, b"image/gif", headers)
+        return Answer(200, GIF, b"image/gif", headers)
 
     def failure(self, request: Request, refusal: Refusal) -> Answer:
         return refusal_answer(refusal)
