@@ -38,6 +38,7 @@ class Stage:
 
     folder: Path
     settings: Settings
+    broker_pid: int
 
     def with_prefix(self, prefix: str, **changes: object) -> Settings:
         """The same broker under another topic prefix, topics made."""
@@ -54,7 +55,9 @@ def kafka_stage(partitions: int = 24) -> Iterator[Stage]:
     engine = KafkaEngine(folder / "kafka", client_port, controller_port)
     process = start(engine)
     try:
-        yield Stage(folder, Settings(kafka=engine.address, events_partitions=partitions, log_level="warning"))
+        yield Stage(
+            folder, Settings(kafka=engine.address, events_partitions=partitions, log_level="warning"), process.pid
+        )
     finally:
         stop_all([process])
         shutil.rmtree(folder, ignore_errors=True)
