@@ -23,11 +23,12 @@ from api.auth.store import ControlStore
 from api.auth.tokens import Verifier
 from api.dashboard.site import dashboard_site
 from api.live import LiveHub
+from api.plan_store import PlanStore
 from api.problems import Fault, ProblemError, pointer
 from api.query.clickhouse import RawSource
 from api.query.model import Query, QueryBatch
 from api.query.service import QueryService
-from api.routes import health, live, query, registry, session
+from api.routes import health, live, plan, query, registry, session
 from api.routes.answers import problem_answer, trace_id_of
 from api.schema_lookup import SchemaLookup
 from headrace import __version__, metrics
@@ -73,11 +74,13 @@ def create_app(deps: Deps) -> FastAPI:
     """The application over `deps`, which it opens and closes with its own lifespan."""
 
     @asynccontextmanager
-    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await deps.control.open()
+        await app.state.plans.open()
         async with deps.router:
             yield
             await deps.live.close()
+        await app.state.plans.close()
         await deps.control.close()
         if deps.raw is not None:
             await deps.raw.close()
@@ -96,7 +99,8 @@ def create_app(deps: Deps) -> FastAPI:
     app.state.stopping = False
     app.state.was_ready = False
     app.state.readiness = health.Readiness()
-    for routes in (query, live, session, registry, health):
+    app.state.plans = PlanStore(deps.settings)
+    for routes in (query, live, plan, session, registry, health):
         app.include_router(routes.router)
     # As routes and not as a mount at "/", which would swallow every unknown path and wrong method.
     app.router.routes.extend(dashboard_site().routes)

@@ -13,8 +13,8 @@ from producers.generator.workload import WorkloadRules
 
 MINUTES = (3.0, 10.0)
 QUICK_MINUTES = (0.2, 0.5)
-RATE_PER_S = 5_000
-CUSTOMER_IDS = range(1, 41)
+RATE_PER_S = 2_500
+CUSTOMER_IDS = range(1, 13)
 RULES = WorkloadRules(names=10, paths=20, countries=5, referrers=4, sources=2, devices=6, late_share=0.0, users=100)
 """Few tuples and few users: all hour and day rows are there within two minutes and their sketches are full, so that
 what the worker has to remember stays the same, but for the ids."""

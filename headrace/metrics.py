@@ -37,13 +37,25 @@ SERIES: Mapping[str, Series] = {
     # gateway
     "headrace_events_accepted_total": Series("counter", "events acknowledged by Kafka", ("protocol",)),
     "headrace_events_rejected_total": Series("counter", "events refused at the door", ("reason",)),
+    "headrace_events_not_tracked_total": Series(
+        "counter", "events of senders that asked not to be tracked, of customers that honour it; nothing is kept"
+    ),
+    "headrace_country_database_built_seconds": Series(
+        "gauge", "when the country database in use was made, Unix seconds; 0: none"
+    ),
     "headrace_event_values_dropped_total": Series("counter", "values outside their bound; the event itself was kept"),
     "headrace_bodies_cleaned_total": Series(
         "counter", "request bodies in which unpaired surrogates or U+0000 became U+FFFD"
     ),
     "headrace_requests_refused_total": Series("counter", "requests refused whole", ("reason",)),
+    "headrace_events_over_quota_total": Series(
+        "counter", "events refused by a quota; a request refused before its body is parsed counts as one", ("kind",)
+    ),
+    "headrace_quota_accounts": Series("gauge", "customers whose quota this gateway holds in memory"),
+    "headrace_quota_alone": Series("gauge", "1 while quotas hold for this gateway alone: no Redis, or it is away"),
     "headrace_ingest_inflight_bytes": Series("gauge", "bytes of requests that wait for Kafka"),
     "headrace_publish_seconds": Series("histogram", "from hand-over to Kafka's acknowledgement", (), SECONDS),
+    "headrace_plan_violations_total": Series("counter", "events that broke their tracking plan", ("mode",)),
     "headrace_write_key_cache_entries": Series("gauge", "write keys held in memory"),
     "http_server_request_duration_seconds": Series(
         "histogram", "time to answer a request", ("service", "route", "status"), SECONDS

@@ -76,10 +76,19 @@ class Settings:
     ingest_properties_max: int = _setting(1000, "most properties of one event, nested ones counted")
     ingest_depth_max: int = _setting(64, "deepest nesting of one event")
     ingest_inflight_bytes_max: int = _setting(64 * MIB, "bytes of unanswered requests; past it: 503")
+    ingest_connections_max: int = _setting(8192, "connections a gateway serves at once, 24 KiB each; more wait")
     ingest_publish_timeout_s: float = _setting(10.0, "longest wait for Kafka's acknowledgement; past it: 503")
     write_key_cache_s: float = _setting(2.0, "how long a looked-up write key is trusted: the delay of a revocation")
     write_key_cache_max: int = _setting(10_000, "write keys held in memory")
     write_key_stale_s: float = _setting(300.0, "how long a cached key serves while the control database is away")
+    country_database: str = _setting("", "MMDB file that tells the country of an address; empty: none")
+    country_database_check_s: float = _setting(30.0, "how often that file is looked at for a newer one")
+    trusted_proxies: str = _setting(
+        "127.0.0.0/8,::1/128", "networks of the proxies whose X-Forwarded-For is believed; empty: none"
+    )
+    privacy_key: str = _setting(
+        "", "secret that hashes of named properties are keyed with; the same on every gateway, for good", secret=True
+    )
 
     # The fold: all of these are part of its version
     dedupe_window_h: int = _setting(24, "hours of receive time within which a message id counts once")

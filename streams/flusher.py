@@ -12,6 +12,7 @@ from typing import Any, Final
 from faust.types import TP
 
 from headrace.clock import Clock
+from headrace.collector import release_free_memory
 from headrace.errors import FatalError, RetryableError
 from headrace.log import get_logger
 from headrace.settings import Settings
@@ -28,6 +29,8 @@ from streams.watchdog import Watchdog
 
 TICK_S: Final = 0.05
 MEASURE_INTERVAL_S: Final = 1.0
+RELEASE_INTERVAL_S: Final = 20.0
+"""How often memory that arrays have left is given back."""
 LOOK_INTERVAL_S: Final = 5.0
 """How often the log's end and identity are asked beside the fetching."""
 STANDSTILL_S: Final = 5.0
@@ -59,6 +62,7 @@ class Flusher:
         self._tasks: set[asyncio.Task[None]] = set()
         self._measured_s = 0.0
         self._looked_s = 0.0
+        self._released_s = 0.0
         self._looking = False
         self._log_ends = LogEnds(settings, assignment.topics.events)
         self._ticked_s = time.monotonic()
@@ -81,6 +85,9 @@ class Flusher:
         if now_s - self._measured_s >= MEASURE_INTERVAL_S:
             self._measured_s = now_s
             self._measure(now_s)
+        if now_s - self._released_s >= RELEASE_INTERVAL_S:
+            self._released_s = now_s
+            self._start(asyncio.to_thread(release_free_memory))
         if now_s - self._looked_s >= LOOK_INTERVAL_S and self._assignment.held and not self._looking:
             self._looked_s, self._looking = now_s, True
             self._start(self._look_at_log())

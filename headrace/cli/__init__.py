@@ -27,6 +27,7 @@ VERBS: Mapping[str, str] = {
     "lag": "How far workers and sinks are behind.",
     "customers": "Create and list customers.",
     "keys": "Create, list and revoke write keys.",
+    "plan": "Set, show, infer and remove a customer's tracking plan.",
     "token": "Issue and revoke API tokens.",
     "query": "Ask the query API.",
     "tail": "Watch events arrive.",

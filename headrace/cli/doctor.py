@@ -24,7 +24,10 @@ COLOURS = {"ok": "green", "warning": "yellow", "failed": "red"}
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the checks as JSON.")
 def command(data: Path, as_json: bool) -> int:
-    """Check ports, memory, disk, Java, Maven and the engines. Exit code 3 when one of them would stop the system."""
+    """Check ports, memory, disk, Java, Maven, the engines, countries and privacy.
+
+    Exit code 3 when one of them would stop the system or breaks what was asked for.
+    """
     checks = run_checks(Settings.load(), data)
     if as_json:
         click.echo(json.dumps([asdict(check) for check in checks], indent=2))

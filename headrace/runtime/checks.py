@@ -7,6 +7,7 @@ Pure questions to the operating system; nothing is changed, started or fetched. 
 import os
 import shutil
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ DISK_BYTES_MIN = GIB // 2  # an empty system takes 0.2 GiB, and its first log se
 DISK_BYTES_GOOD = 10 * GIB
 EVENT_BYTES = 500  # one event in the log, compressed, with its index: for the estimate of retention
 OPEN_FILES_MIN = 4096
+COUNTRIES_AGE_MAX_D = 180  # networks change hands; a few in a hundred a year
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,8 @@ def run_checks(settings: Settings, folder: Path) -> list[Check]:
         maven,
         kafka_jars,
         engines,
+        lambda: country_database(settings),
+        lambda: privacy(settings),
     )
     return [question() for question in questions]
 
@@ -195,3 +199,42 @@ def engines() -> Check:
     if missing:
         return Check("engines", "failed", f"missing: {', '.join(missing)}", "install headrace's packages anew")
     return Check("engines", "ok", f"{', '.join(program.name for program in programs)} are there")
+
+
+def country_database(settings: Settings) -> Check:
+    """Whether addresses can be told their country: the file is there, is what it should be, and is not old."""
+    from producers.gateway.countries import open_database
+
+    how = "name an MMDB file of countries in HEADRACE_COUNTRY_DATABASE, such as DB-IP's Country Lite (CC BY 4.0)"
+    if not settings.country_database:
+        return Check("countries", "warning", "no country database: only senders tell an event's country", how)
+    try:
+        database = open_database(Path(settings.country_database))
+    except ConfigurationError as error:
+        return Check("countries", "failed", error.message, error.remedy or how)
+    told = f"{settings.country_database} ({database.type or 'no type'})"
+    if not database.knows_countries:
+        return Check("countries", "failed", f"{told} knows no country", how)
+    age_d = (time.time() - database.built_s) / 86_400
+    if database.built_s and age_d > COUNTRIES_AGE_MAX_D:
+        return Check(
+            "countries", "warning", f"{told} is {age_d:.0f} days old", "fetch a newer one; it is read at once"
+        )
+    return Check("countries", "ok", f"{told} is {age_d:.0f} days old" if database.built_s else told)
+
+
+def privacy(settings: Settings) -> Check:
+    """Whether policies can be applied: the key of hashes and the proxies whose word is taken for addresses."""
+    from producers.gateway.privacy import Privacies
+    from producers.gateway.sender import Senders
+
+    try:
+        Privacies.of_settings(settings)
+        Senders(settings)
+    except ConfigurationError as error:
+        return Check("privacy", "failed", error.message, error.remedy or "see `headrace config show`")
+    if not settings.privacy_key:
+        return Check("privacy", "ok", "no privacy_key: properties that a policy hashes are dropped; `up` makes one")
+    return Check(
+        "privacy", "ok", "privacy_key is set; its hashes are the same on every gateway that has the same key"
+    )

@@ -45,6 +45,7 @@ class Credentials(msgspec.Struct, frozen=True):
     reader_password: str
     clickhouse_password: str
     redis_password: str
+    privacy_key: str = ""
     customers: tuple[CustomerSecrets, ...] = ()
     admin_token: str = ""
     admin_token_expires_s: int = 0
@@ -62,18 +63,22 @@ def load_or_make(folder: Path) -> Credentials:
     """The folder's credentials, with fresh passwords on first use. Raises ConfigurationError for a broken file."""
     path = folder / FILE_NAME
     if not path.exists():
-        made = Credentials(new_password(), new_password(), new_password(), new_password())
+        made = Credentials(new_password(), new_password(), new_password(), new_password(), new_password())
         save(folder, made)
         return made
     if path.stat().st_mode & 0o077:
         raise ConfigurationError(f"{path} can be read by others", remedy=f"chmod 600 {path}")
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Credentials)
+        found = msgspec.json.decode(path.read_bytes(), type=Credentials)
     except msgspec.MsgspecError as error:
         raise ConfigurationError(
             f"{path} is not a credentials file: {error}",
             remedy="restore it from a backup; without it the folder's databases cannot be opened",
         ) from error
+    if not found.privacy_key:  # of a folder from before there was one
+        found = msgspec.structs.replace(found, privacy_key=new_password())
+        save(folder, found)
+    return found
 
 
 def new_password() -> str:

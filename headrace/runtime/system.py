@@ -210,6 +210,7 @@ class System:
             metrics_host=LOOPBACK,
             ingest_url=settings.ingest_url or self.ingest_url,
             data_dir=str(self._plan.folder),
+            privacy_key=settings.privacy_key or self.credentials.privacy_key,
             signing_key_file=settings.signing_key_file or str(self._plan.folder / "signing-key.pem"),
         )
 

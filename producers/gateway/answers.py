@@ -6,7 +6,7 @@ integer `code`.
 """
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -39,10 +39,19 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """Why one event of a request was set aside while the others were taken."""
+    """Why one event of a request was set aside while the others were taken. `detail`: a sentence, where the reason
+    alone does not tell the sender what to change."""
 
     index: int
     reason: str
+    detail: str | None = None
+
+    def told(self) -> dict[str, Any]:
+        """As it stands in the list `rejected` of an answer."""
+        told: dict[str, Any] = {"index": self.index, "reason": self.reason}
+        if self.detail is not None:
+            told["detail"] = self.detail
+        return told
 
 
 def json_answer(value: object, status: int = 200, headers: tuple[tuple[bytes, bytes], ...] = ()) -> Answer:

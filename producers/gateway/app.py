@@ -20,9 +20,13 @@ from headrace.http_server import AsgiApp, Receive, Scope, Send
 from headrace.settings import Settings
 from producers.gateway.auth import ControlDirectory, WriteKeys
 from producers.gateway.encode import warm_up
+from producers.gateway.privacy import Privacies
 from producers.gateway.protocols import RouteTable, routes
 from producers.gateway.publish import Publisher
+from producers.gateway.quota_ledger import RedisLedger
+from producers.gateway.quotas import Quotas
 from producers.gateway.receiver import Receiver
+from producers.gateway.sender import Senders
 
 PROBE_CACHE_S: Final = 1.0
 """How long an answer of /readyz is repeated, so that probes cost the stores nothing."""
@@ -35,6 +39,9 @@ class Gateway:
         self._settings = settings
         self._clock = clock or SystemClock()
         self._table = routes()
+        # Settings that cannot be are refused before anything listens.
+        Senders(settings)
+        Privacies.of_settings(settings)
         self._directory = ControlDirectory(settings)
         self._publisher: Publisher | None = None
         self._receiver: Receiver | None = None
@@ -102,13 +109,20 @@ class Gateway:
         await self._directory.open()
         self._publisher = Publisher(self._settings, self._clock)
         write_keys = WriteKeys(self._directory, self._settings, self._clock)
-        self._receiver = Receiver(self._table, write_keys, self._publisher, self._settings, self._clock)
+        quotas = Quotas(RedisLedger(self._settings.redis) if self._settings.redis else None, self._clock)
+        reporting = asyncio.create_task(quotas.run(), name="quotas")
+        self._receiver = Receiver(self._table, write_keys, quotas, self._publisher, self._settings, self._clock)
+        self._receiver.lookup.start()
         try:
             yield
         finally:
+            self._receiver.lookup.close()
             if self._looking is not None:
                 await self._looking
             await self._publisher.close()
+            await self._receiver.close()
+            reporting.cancel()
+            await quotas.close()
             await self._directory.close()
 
     async def _readiness(self) -> JSONResponse:
@@ -147,6 +161,7 @@ def event_paths(table: RouteTable) -> dict[str, Any]:
         "400": {"description": "nothing of the body could be parsed"},
         "401": {"description": "no write key, or an unknown one"},
         "413": {"description": "too large, as sent or inflated, or too many events"},
+        "429": {"description": "over the customer's quota: see Retry-After"},
         "503": {"description": "Kafka or the control database is away, or too much is under way: see Retry-After"},
     }
     paths: dict[str, Any] = {}

@@ -1,7 +1,8 @@
 """The columns that later stages group by, taken from what the protocol itself tells: page, campaign, device.
 
-Pure. What only a library can tell (from an address or a user agent) comes in through `Lookup`, which is asked for
-the fields that the protocol leaves open.
+Pure. Browsers, systems and devices have the names of `producers.user_agent`, whoever told them. What only a library
+can tell (from an address or a user agent) comes in through `Lookup`, which is asked for the fields that the protocol
+leaves open.
 """
 
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from functools import lru_cache
 from typing import Any, Final, NamedTuple, Protocol
 from urllib.parse import parse_qs, urlsplit
 
+from producers.user_agent import browser_name, device_kind, system_name
 from schemas.event import bound_dimension
 
 URL_CACHE_MAX: Final = 4096
@@ -22,10 +24,11 @@ REMEMBERED_MAX: Final = 8192
 REMEMBERED_CHARS_MAX: Final = 255
 """Longer ones are worked out each time, so that the memory of them stays small."""
 
+COUNTRY_CODE_CHARS: Final = 2
 _NOT_A_BRAND = "brand"
 _PAGE_TYPES = frozenset(("page", "screen"))
 _PAGE_KEYS = frozenset(("page", "campaign"))
-_DEVICE_KEYS = frozenset(("location", "os", "device", "userAgentData"))
+_DEVICE_KEYS = frozenset(("location", "browser", "os", "device", "userAgentData"))
 _EMPTY: Mapping[str, Any] = {}
 
 
@@ -112,20 +115,41 @@ def _device(enriched: Enriched, context: Mapping[str, Any]) -> Enriched:
     """Add country, browser, operating system and kind of device."""
     if _DEVICE_KEYS.isdisjoint(context):
         return enriched
-    location, system, device = _object(context, "location"), _object(context, "os"), _object(context, "device")
-    hints = _object(context, "userAgentData")
-    kind = _text(device, "type")
-    if not kind and isinstance(hints.get("mobile"), bool):
-        kind = "mobile" if hints["mobile"] else "desktop"
-    return enriched._replace(
-        country=bounded(_text(location, "country")),
-        browser=bounded(_browser(hints.get("brands"))),
-        os=bounded(_text(system, "name") or _text(hints, "platform")),
-        device=bounded(kind),
+    get = context.get
+    country = browser = system = kind = ""
+    if isinstance(found := get("location"), dict):
+        country = _text(found, "country")
+    if isinstance(found := get("os"), dict):
+        system = _text(found, "name")
+    if isinstance(found := get("device"), dict):
+        kind = _text(found, "type")
+    if isinstance(found := get("userAgentData"), dict):
+        browser = _brand(found.get("brands"))
+        system = system or _text(found, "platform")
+        if not kind and isinstance(found.get("mobile"), bool):
+            kind = "mobile" if found["mobile"] else "desktop"
+    if not browser and isinstance(found := get("browser"), dict):
+        browser = _text(found, "name")
+    path, referrer, source, medium, campaign, *_ = enriched
+    return Enriched(
+        path,
+        referrer,
+        source,
+        medium,
+        campaign,
+        bounded(_country(country)) if country else None,
+        browser_name(browser) if browser else None,
+        system_name(system) if system else None,
+        device_kind(kind) if kind else None,
     )
 
 
-def _browser(brands: Any) -> str:
+def _country(told: str) -> str:
+    """Codes in upper case, as the country database has them; names as they are."""
+    return told.upper() if len(told) == COUNTRY_CODE_CHARS else told
+
+
+def _brand(brands: Any) -> str:
     """The most telling of a browser's brands: not the decoy ("Not;A=Brand"), and Chromium only if alone."""
     if not isinstance(brands, list):
         return ""

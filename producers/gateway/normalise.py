@@ -15,9 +15,11 @@ import xxhash
 
 from headrace.errors import PoisonError
 from headrace.settings import Settings
-from headrace.shards.policy import Policy
+from headrace.shards.policy import OPEN, Policy
+from producers.gateway.addresses import parse_address
 from producers.gateway.enrich import Lookup, bounded, enrich, library
 from producers.gateway.json_body import DEPTH_MAX, Unusable, key_count, nests_deeper
+from producers.gateway.privacy import NotTrackedError, Privacies, Privacy
 from producers.gateway.protocols.decoder import RawEvent
 from producers.gateway.timestamps import is_plausible, out_of_range, parse_sent_us, parse_us
 from producers.gateway.value import OutOfBoundsError, currency, value_e6
@@ -39,6 +41,8 @@ REASONS: Final = frozenset(
         "timestamp_out_of_range",
         "too_many_properties",
         "event_too_large",
+        "plan_violation",
+        "other_write_key",
         "unprocessable",
     )
 )
@@ -87,7 +91,8 @@ class EventLimits:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """What is true of all events of a request. `address` is the peer's."""
+    """What is true of all events of a request. `address`, `user_agent`, `is_device` and `do_not_track` are of its
+    sender, see `sender.Sender`."""
 
     customer_id: int
     policy: Policy
@@ -96,20 +101,36 @@ class Origin:
     volatile_keys: frozenset[str]
     address: str = ""
     user_agent: str = ""
+    is_device: bool = True
+    do_not_track: bool = False
 
 
 class Normaliser:
-    """Turns raw events into rows. `on_value_dropped` hears of each value outside its bound; see `Lookup`."""
+    """Turns raw events into rows, as each customer's policy allows. `on_value_dropped` hears of each value outside
+    its bound; see `Lookup`."""
 
     def __init__(
-        self, limits: EventLimits, on_value_dropped: Callable[[], None], lookup: Lookup | None = None
+        self,
+        limits: EventLimits,
+        on_value_dropped: Callable[[], None],
+        lookup: Lookup | None = None,
+        privacies: Privacies | None = None,
     ) -> None:
         self._limits = limits
         self._on_value_dropped = on_value_dropped
         self._lookup = lookup
+        self._privacies = privacies or Privacies()
+
+    def storable(self, raw: bytes, origin: Origin) -> bytes:
+        """The bytes of an event that is set aside, as the customer's policy allows them to be written."""
+        privacy = None if origin.policy is OPEN else self._privacies.of(origin.customer_id, origin.policy)
+        return raw if privacy is None else privacy.storable(raw, (origin.address,) if origin.address else ())
 
     def row(self, event: RawEvent | Unusable, origin: Origin) -> Row:
-        """The row of one event. Raises PoisonError with one of REASONS."""
+        """The row of one event. Raises PoisonError with one of REASONS, NotTrackedError if it must not be kept."""
+        privacy = None if origin.policy is OPEN else self._privacies.of(origin.customer_id, origin.policy)
+        if privacy is not None and privacy.refuses(event, do_not_track=origin.do_not_track):
+            raise NotTrackedError
         if isinstance(event, Unusable):
             raise PoisonError(event.reason, event.message)
         type_ = event.type
@@ -123,9 +144,10 @@ class Normaliser:
         name = bounded(name) or ""
         properties = _object(event.properties, "invalid_properties")
         context = _object(event.context, "invalid_context")
-        address = context.get("ip")
-        if origin.policy.address != "keep" and address is not None:
-            context = {key: item for key, item in context.items() if key != "ip"}
+        given, agent = context.get("ip"), context.get("userAgent")
+        if privacy is not None:
+            addresses = [each for each in (given, origin.address) if isinstance(each, str) and parse_address(each)]
+            properties, context = privacy.clean(properties, addresses), privacy.clean(context, addresses)
 
         received_us = origin.received_at_us
         sent_us = parse_sent_us(event.sent_at)
@@ -139,7 +161,7 @@ class Normaliser:
             if not is_plausible(timestamp_us):
                 raise out_of_range(event.timestamp)
 
-        message_id, replaced = self._message_id(event, origin)
+        message_id, replaced = self._message_id(event, origin, privacy)
         if replaced is not None:
             context = {**context, ORIGINAL_ID_KEY: replaced}
         properties_json = self._encode(properties) if properties else _EMPTY_JSON
@@ -151,12 +173,13 @@ class Normaliser:
         value = self._value(properties) if type_ in _VALUED and properties else None
         enriched = enrich(type_, name, properties, context)
         if self._lookup is not None:
-            agent = context.get("userAgent")
             enriched = self._lookup(
                 enriched,
-                address=address if isinstance(address, str) else origin.address,
+                address=origin.address if given is None and origin.is_device else _sender_address(given, origin),
                 user_agent=agent if isinstance(agent, str) else origin.user_agent,
             )
+        if privacy is not None:
+            enriched = privacy.columns(enriched)
         return (
             origin.customer_id,
             message_id,
@@ -181,10 +204,11 @@ class Normaliser:
             event.attempt,
         )
 
-    def _message_id(self, event: RawEvent, origin: Origin) -> tuple[str, str | None]:
+    def _message_id(self, event: RawEvent, origin: Origin, privacy: Privacy | None) -> tuple[str, str | None]:
         """The id, and the sender's own if that had to be replaced.
 
         Without one: a hash of the event as sent where it has its own time (a retry then keeps it), else a new one.
+        It is a keyed one where something of the event may not be stored: an open hash lets values be tried.
         """
         given = event.message_id
         if isinstance(given, int) and not isinstance(given, bool):
@@ -197,6 +221,8 @@ class Normaliser:
         if event.timestamp is None or event.timestamp == "":
             return f"gateway-{uuid.uuid4().hex}", None
         stable = {key: item for key, item in event.raw.items() if key not in origin.volatile_keys}
+        if privacy is not None and privacy.cleans:
+            return f"content-{privacy.hashed(stable)}", None
         return f"content-{xxhash.xxh128_hexdigest(_ENCODE_SORTED(stable))}", None
 
     def _encode(self, value: Mapping[str, Any]) -> str:
@@ -230,6 +256,14 @@ class Normaliser:
 def row_bytes(row: Row) -> int:
     """About what a row's record weighs in memory, in bytes; for bounds, never for truth."""
     return ROW_BYTES_FIXED + len(row[PROPERTIES]) + len(row[CONTEXT])
+
+
+def _sender_address(given: Any, origin: Origin) -> str:
+    """Whose country counts: the address that the event tells, else the request's, if that is a person's own or the
+    event asks for it (as with "$remote")."""
+    if isinstance(given, str) and given:
+        return given if parse_address(given) is not None else origin.address
+    return origin.address if origin.is_device else ""
 
 
 def _object(value: Any, reason: str) -> Mapping[str, Any]:

@@ -1,4 +1,5 @@
-"""The path of a request, as one raw ASGI application: read, inflate, identify, decode, normalise, publish, answer.
+"""The path of a request, as one raw ASGI application: identify, read, inflate, decode, judge, normalise, publish,
+answer.
 
 FastAPI's routes cost more than all of this together, so the event paths do without. Every outcome is an answer in
 the protocol's own shape with CORS headers; the bytes of a request are accounted for until Kafka's client has let go
@@ -21,25 +22,25 @@ from headrace.settings import Settings
 from producers.gateway import cors
 from producers.gateway.answers import RETRY_AFTER_S, Answer, Refusal, refusal_answer
 from producers.gateway.auth import Customer, WriteKeys, carried_keys
-from producers.gateway.devices import browser_agent, device_lookup
-from producers.gateway.json_body import LENIENT_BYTES_MAX, BodyError, NotPlainError, mentioned_keys
-from producers.gateway.limits import ClientGoneError, InflightBytes, Reservation, inflate, read_body
+from producers.gateway.bodies import ClientGoneError, Discards, Incoming, read_body
+from producers.gateway.devices import SenderLookup
+from producers.gateway.identify import Identifier
+from producers.gateway.json_body import BodyError
+from producers.gateway.limits import UNIDENTIFIED, InflightBytes, Reservation, inflate
 from producers.gateway.normalise import EventLimits, Normaliser, Origin
+from producers.gateway.plan import Plans
+from producers.gateway.plan_counts import ViolationCounts
+from producers.gateway.privacy import Privacies
 from producers.gateway.protocols.decoder import Decoded, Decoder, Document, Request, Route, RouteTable
 from producers.gateway.publish import Publisher
+from producers.gateway.quotas import Grant, OverQuotaError, Quotas
+from producers.gateway.sender import Senders
 from producers.gateway.taken import Taken
+from producers.gateway.turns import TURN_BYTES, Turns
 
 SLICE_EVENTS: Final = 500
 """Events normalised in one go; then other requests get their turn."""
 QUERY_FIELDS_MAX: Final = 1_000
-EVENTS_MAX: Final = 20_000
-"""Events of one request; past it 413. Segment's own bound is 2,500, SDKs stay far below."""
-
-LENIENT_INLINE_BYTES_MAX: Final = 64 * 1024
-"""Bodies that are not plain JSON are taken apart on the event loop up to here, larger ones in a thread."""
-LENIENT_WEIGHT: Final = 10
-"""Bytes of memory that taking a body apart needs for each of its bytes."""
-
 _UNKNOWN_ROUTE = "unknown"
 
 log = get_logger(__name__)
@@ -52,23 +53,37 @@ class Receiver:
         self,
         table: RouteTable,
         write_keys: WriteKeys,
+        quotas: Quotas,
         publisher: Publisher,
         settings: Settings,
         clock: Clock,
     ) -> None:
         self._table = table
         self._write_keys = write_keys
+        self._identifier = Identifier(write_keys)
+        self._quotas = quotas
         self._publisher = publisher
         self._clock = clock
         # What could never be held is refused as too large, not as a passing overload.
         self._body_bytes_max = min(settings.ingest_body_bytes_max, settings.ingest_inflight_bytes_max)
         self._inflated_bytes_max = settings.ingest_inflated_bytes_max
         self._inflight = InflightBytes(settings.ingest_inflight_bytes_max)
-        self._normaliser = Normaliser(EventLimits.of(settings), _count_dropped_value, device_lookup)
-        self._repairing = asyncio.Semaphore(1)
+        self.lookup = SenderLookup(settings)
+        self._senders = Senders(settings)
+        self._normaliser = Normaliser(
+            EventLimits.of(settings), _count_dropped_value, self.lookup, Privacies.of_settings(settings)
+        )
+        self._turns = Turns()
+        self._discards = Discards()
+        self._plans = Plans()
+        self._violations = ViolationCounts(settings, clock)
         self._durations: dict[tuple[str, int], Callable[[float], None]] = {}
         self._accepted: dict[str, Callable[[float], None]] = {}
         self.stopping = False
+
+    async def close(self) -> None:
+        """Hand over the counts that wait. No request is served any more."""
+        await self._violations.close()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         assert scope["type"] == "http", scope["type"]
@@ -111,18 +126,26 @@ class Receiver:
         """Take a request's events, or say in its protocol why not."""
         decoder = route.decoder
         assert decoder is not None
-        reservation = Reservation(self._inflight)
-        handed_over = False
+        reservation = Reservation(self._inflight, UNIDENTIFIED)
+        grant = Grant()
+        handed_over = stored = False
         try:
-            request = await self._read(request, receive, reservation)
+            incoming = Incoming(receive, _declared_length(request.headers))
+            named = await self._admit(request, incoming, reservation)
+            request = await self._read(request, incoming, reservation, named)
             if route.choose is not None:
                 decoder = route.choose(request)
-            decoded, customer = await self._identify(decoder, request, reservation)
+            decoded, customer = await self._identifier.events(decoder, request, reservation, named)
+            reservation.belongs_to(customer.customer_id)
+            grant = await self._quotas.take(customer, len(decoded.events), incoming.declared)
             taken = await self._take(decoder, request, decoded, customer, scope, reservation)
             handed_over = True
             await self._publisher.publish(taken.rows, taken.rejected, reservation.release)
+            stored = True
         except BodyError as error:
             return self._refuse(decoder, request, Refusal(error.status, error.reason, error.message))
+        except OverQuotaError as error:
+            return self._refuse(decoder, request, Refusal(429, "quota_exceeded", error.message, error.wait_s))
         except RetryableError as error:
             wait_s = RETRY_AFTER_S if error.retry_after_s is None else round(error.retry_after_s)
             reason = "overloaded" if isinstance(error, OverloadedError) else "unavailable"
@@ -136,55 +159,45 @@ class Receiver:
             log.exception("request_failed", path=request.path)
             return self._refuse(decoder, request, Refusal(500, "internal", "the request could not be processed"))
         finally:
+            grant.end(stored=stored)
             if not handed_over:
                 reservation.release()
         if taken.rows:
             self._count_accepted(decoder.name, len(taken.rows))
         for item in taken.rejected:
             metrics.counter("headrace_events_rejected_total", item.reason).inc()
+        if taken.broken:
+            self._violations.add(customer.customer_id, taken.broken, request.received_at_us)
         return decoder.success(request, decoded, taken.rejections)
 
-    async def _read(self, request: Request, receive: Receive, reservation: Reservation) -> Request:
-        """The request with its body, inflated."""
-        declared = request.headers.get("content-length", "")
-        length = int(declared) if declared.isascii() and declared.isdigit() and len(declared) < 19 else None
-        raw = await read_body(receive, length, self._body_bytes_max, reservation)
+    async def _admit(self, request: Request, incoming: Incoming, reservation: Reservation) -> Customer | None:
+        """The customer, where headers or query name it. What would be refused whatever the body is, is refused here
+        and its body thrown away. Raises OverQuotaError, UnavailableError, OverloadedError."""
+        named: Customer | None = None
+        try:
+            named = await self._identifier.early(request)
+            if named is not None:
+                self._quotas.check(named, incoming.declared)
+                reservation.belongs_to(named.customer_id)
+        except RetryableError:
+            await self._discards.discard(incoming, _owner(named))
+            raise
+        return named
+
+    async def _read(
+        self, request: Request, incoming: Incoming, reservation: Reservation, named: Customer | None
+    ) -> Request:
+        """The request with its body, inflated, when it is its turn to be worked on."""
+        try:
+            raw = await read_body(incoming, self._body_bytes_max, reservation)
+        except (BodyError, OverloadedError):
+            reservation.release()
+            await self._discards.discard(incoming, _owner(named))
+            raise
+        if len(raw) >= TURN_BYTES:
+            await self._turns.wait(_owner(named))
         body = inflate(raw, request.headers.get("content-encoding", ""), self._inflated_bytes_max, reservation)
         return dataclasses.replace(request, body=body, received_at_us=self._clock.now_us(), lenient=False)
-
-    async def _identify(
-        self, decoder: Decoder, request: Request, reservation: Reservation
-    ) -> tuple[Decoded, Customer]:
-        """The events and their owner. Headers are tried before the body is parsed, and a body that is not plain JSON
-        is taken apart only for a key that is known. Raises BodyError."""
-        keys = carried_keys(request.headers, request.query)
-        customer = await self._write_keys.resolve(keys) if keys else None
-        try:
-            decoded = decoder.decode(request, EVENTS_MAX)
-        except NotPlainError as error:
-            if customer is None:
-                mentioned = mentioned_keys(error.body)
-                if await self._write_keys.resolve(mentioned) is None:
-                    raise _unidentified(named=bool(keys or mentioned)) from None
-            decoded = await self._repair(decoder, request, reservation)
-        if decoded.cleaned:
-            metrics.counter("headrace_bodies_cleaned_total").inc()
-        if customer is None:
-            customer = await self._write_keys.resolve(decoded.write_keys)
-        if customer is None:
-            raise _unidentified(named=bool(keys or decoded.write_keys))
-        return decoded, customer
-
-    async def _repair(self, decoder: Decoder, request: Request, reservation: Reservation) -> Decoded:
-        """Decode the slow way: larger bodies one at a time beside the event loop, what waits for it bounded by what
-        it will need."""
-        request = dataclasses.replace(request, lenient=True)
-        if len(request.body) <= LENIENT_INLINE_BYTES_MAX:
-            return decoder.decode(request, EVENTS_MAX)
-        if len(request.body) <= LENIENT_BYTES_MAX:  # else it is refused at once
-            reservation.grow_to(LENIENT_WEIGHT * len(request.body))
-        async with self._repairing:
-            return await asyncio.to_thread(decoder.decode, request, EVENTS_MAX)
 
     async def _take(
         self,
@@ -196,17 +209,19 @@ class Receiver:
         reservation: Reservation,
     ) -> Taken:
         """Rows and rejected events, never more of them in memory than is reserved."""
-        client = scope.get("client")
+        sender = self._senders.of(request.headers, scope.get("client"))
         origin = Origin(
             customer.customer_id,
             customer.policy,
             request.received_at_us,
             decoder.name,
             decoder.volatile_keys,
-            address=client[0] if client else "",
-            user_agent=browser_agent(request.headers.get("user-agent", "")),
+            address=sender.address,
+            user_agent=sender.user_agent,
+            is_device=sender.is_device,
+            do_not_track=sender.do_not_track,
         )
-        taken = Taken(decoded, self._normaliser, origin, request.body)
+        taken = Taken(decoded, self._normaliser, origin, request.body, self._plans.of(customer))
         for index in range(len(decoded.events)):
             if index % SLICE_EVENTS == SLICE_EVENTS - 1:
                 await asyncio.sleep(0)
@@ -262,6 +277,15 @@ def _count_dropped_value() -> None:
     metrics.counter("headrace_event_values_dropped_total").inc()
 
 
+def _owner(named: Customer | None) -> int:
+    return UNIDENTIFIED if named is None else named.customer_id
+
+
+def _declared_length(headers: Mapping[str, str]) -> int | None:
+    declared = headers.get("content-length", "")
+    return int(declared) if declared.isascii() and declared.isdigit() and len(declared) < 19 else None
+
+
 def _query(raw: bytes) -> dict[str, str]:
     """The query's first value of each key."""
     if not raw:
@@ -272,14 +296,6 @@ def _query(raw: bytes) -> dict[str, str]:
             break
         query.setdefault(key, value)
     return query
-
-
-def _unidentified(*, named: bool) -> BodyError:
-    return BodyError(
-        "unknown_write_key" if named else "missing_write_key",
-        "the write key is unknown or revoked" if named else "the request carries no write key",
-        status=401,
-    )
 
 
 def _not_found(path: str) -> Answer:

@@ -23,4 +23,5 @@ def run(settings: Settings) -> int:
         on_stop=gateway.stop,
         drain_s=DRAIN_S,
         shutdown_grace_s=settings.ingest_publish_timeout_s + 2.0,
+        connections_max=settings.ingest_connections_max,
     )

@@ -1,23 +1,32 @@
 """What becomes of a request's events, one after the other: rows to store, or events set aside with their reason.
 
-Pure. Guarantees that an event is one or the other, whatever is in it, and that none harms its neighbours: this is the
-last net under the decoders and `normalise`, for faults that nobody foresaw.
+Pure but for counting. Guarantees that an event is one or the other, whatever is in it, and that none harms its
+neighbours: this is the last net under the decoders and `normalise`, for faults that nobody foresaw. Only of an event
+that must not be kept, because its sender asked not to be tracked, nothing is left but a count. A customer's tracking
+plan judges rows as they would be stored; one in mode reject makes rejected events of them.
 """
 
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
 
+from headrace import metrics
 from headrace.errors import PoisonError
 from headrace.log import get_logger
+from headrace.shards.plan_violations import RULES_MAX, Rule, other_than
 from producers.gateway.answers import Rejection
 from producers.gateway.json_body import Unusable
 from producers.gateway.normalise import Normaliser, Origin, Row, row_bytes
+from producers.gateway.plan import CompiledPlan, PlanViolationError
+from producers.gateway.privacy import NotTrackedError
 from producers.gateway.protocols.decoder import Decoded, RawEvent
 from producers.gateway.publish import RejectedEvent
 
 UNPROCESSABLE: Final = "unprocessable"
 """The reason of an event on which our own code failed."""
+
+ToRow = Callable[[RawEvent | Unusable, Origin], Row]
 
 _ENCODE = msgspec.json.Encoder().encode
 
@@ -25,11 +34,21 @@ log = get_logger(__name__)
 
 
 class Taken:
-    """The outcome of the events of one request. `held_bytes` is about what it weighs so far."""
+    """The outcome of the events of one request. `held_bytes` is about what it weighs so far; `broken`: how many of
+    them broke each rule of the plan, those that are stored all the same included."""
 
-    def __init__(self, decoded: Decoded, normaliser: Normaliser, origin: Origin, body: bytes) -> None:
+    def __init__(
+        self,
+        decoded: Decoded,
+        normaliser: Normaliser,
+        origin: Origin,
+        body: bytes,
+        plan: CompiledPlan | None = None,
+    ) -> None:
         self._events = decoded.events
-        self._to_row = normaliser.row
+        self.broken: dict[Rule, int] = {}
+        self._to_row = normaliser.row if plan is None else _judged(normaliser.row, plan, self.broken)
+        self._storable = normaliser.storable
         self._origin = origin
         self._body = body
         self._failed = False
@@ -44,6 +63,10 @@ class Taken:
         try:
             event = self._events[index]
             row = self._to_row(event, self._origin)
+        except NotTrackedError:
+            metrics.counter("headrace_events_not_tracked_total").inc()
+        except PlanViolationError as error:
+            self._set_aside(index, event, error.reason, error.message, detail=error.message)
         except PoisonError as error:
             self._set_aside(index, event, error.reason, error.message)
         except Exception as error:  # a process edge: its neighbours are stored, it is kept for whoever mends us
@@ -55,9 +78,11 @@ class Taken:
             self.rows.append(row)
             self.held_bytes += row_bytes(row)
 
-    def _set_aside(self, index: int, event: RawEvent | Unusable | None, reason: str, message: str) -> None:
-        raw = self._raw(event)
-        self.rejections.append(Rejection(index, reason))
+    def _set_aside(
+        self, index: int, event: RawEvent | Unusable | None, reason: str, message: str, detail: str | None = None
+    ) -> None:
+        raw = self._storable(self._raw(event), self._origin)
+        self.rejections.append(Rejection(index, reason, detail))
         self.rejected.append(RejectedEvent(self._origin.customer_id, reason, message, raw))
         self.held_bytes += len(raw)
 
@@ -71,3 +96,21 @@ class Taken:
             return _ENCODE(event.raw)
         except Exception:  # too deep, or the very thing that the event failed for
             return self._body
+
+
+def _judged(to_row: ToRow, plan: CompiledPlan, broken: dict[Rule, int]) -> ToRow:
+    """`to_row`, counting in `broken` what rows break. Raises PlanViolationError for one that must not be stored."""
+
+    def judged(event: RawEvent | Unusable, origin: Origin) -> Row:
+        row = to_row(event, origin)
+        violation = plan.violation(row)
+        if violation is not None:
+            rule = violation.rule
+            if rule not in broken and len(broken) >= RULES_MAX:
+                rule = other_than(rule)
+            broken[rule] = broken.get(rule, 0) + 1
+            if rule.mode == "reject":
+                raise PlanViolationError(violation)
+        return row
+
+    return judged

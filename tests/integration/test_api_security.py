@@ -67,6 +67,8 @@ EXAMPLES: dict[tuple[str, str], Example] = {
     ("GET", "/v1/schema/properties"): Example("/v1/schema/properties"),
     ("GET", "/v1/schema/values"): Example("/v1/schema/values?dimension=country"),
     ("GET", "/v1/live"): Example("/v1/live"),
+    ("GET", "/v1/plan"): Example("/v1/plan"),
+    ("GET", "/v1/plan/violations"): Example("/v1/plan/violations?days=2"),
     ("POST", "/v1/session/codes"): Example("/v1/session/codes", {}, tenant=False, good=(201,)),
     ("POST", "/v1/session/refresh"): Example("/v1/session/refresh", tenant=False),
 }

@@ -16,7 +16,7 @@ from headrace.settings import Settings
 def folder_of_up(folder: Path) -> Settings:
     """What `headrace up` leaves in its data folder, as HEADRACE_CONFIG would load it."""
     customers = tuple(CustomerSecrets(i, f"customer {i}", f"wk_{i}", "token", 0) for i in (1, 7))
-    credentials.save(folder, Credentials("a", "b", "c", "d", customers))
+    credentials.save(folder, Credentials("a", "b", "c", "d", "e", customers))
     written = Settings.load({"data_dir": str(folder), "ingest_port": 18080}, environ={}).as_toml()
     config = folder / "headrace.toml"
     config.write_text(written, encoding="utf-8")

@@ -253,10 +253,14 @@ def test_traits_have_no_value() -> None:
          {"path": "/p", "referrer_domain": "r.io"}),
         ({"type": "screen", "name": "Basket"}, {"path": "Basket"}),
         ({"context": {"location": {"country": "Chile"}, "os": {"name": "iOS"}, "device": {"type": "phone"}}},
-         {"country": "Chile", "os": "iOS", "device": "phone"}),
+         {"country": "Chile", "os": "iOS", "device": "mobile"}),
         ({"context": {"userAgentData": {"mobile": True, "platform": "Android", "brands":
             [{"brand": "Not;A=Brand"}, {"brand": "Chromium"}, {"brand": "Google Chrome"}]}}},
-         {"browser": "Google Chrome", "os": "Android", "device": "mobile"}),
+         {"browser": "Chrome", "os": "Android", "device": "mobile"}),
+        ({"context": {"browser": {"name": "Mobile Safari"}, "os": {"name": "iPadOS"}, "device": {"type": "Tablet"}}},
+         {"browser": "Safari", "os": "iOS", "device": "tablet"}),
+        ({"context": {"browser": {"name": "Mosaic"}, "os": {"name": "Mac OS X"}, "location": {"country": "cl"}}},
+         {"browser": "Mosaic", "os": "macOS", "device": None, "country": "CL"}),
         ({"context": {"library": {"name": "l", "version": "1"}}}, {"library": "l/1"}),
         ({"context": {"page": [], "campaign": "x", "library": "l", "os": 1}}, {"path": None, "library": ""}),
     ],
@@ -267,6 +271,8 @@ def test_columns_from_the_context(message: dict[str, Any], expected: dict[str, A
 
 
 def test_dimensions_are_bounded() -> None:
-    row = row_of({"event": "n" * 3000, "context": {"page": {"path": "/" + "é" * 3000}}})
-    assert len(row["name"].encode()) <= 255
-    assert len(row["path"].encode()) <= 255
+    context = {"page": {"path": "/" + "é" * 3000}, "browser": {"name": "b" * 3000}, "os": {"name": "o" * 3000},
+               "device": {"type": "d" * 3000}, "location": {"country": "c" * 3000}}  # fmt: skip
+    row = row_of({"event": "n" * 3000, "context": context})
+    for name in ("name", "path", "browser", "os", "device", "country"):
+        assert 200 < len(row[name].encode()) <= 255, name

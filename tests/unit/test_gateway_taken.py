@@ -8,18 +8,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headrace.shards.policy import OPEN
+from headrace.shards.plan_violations import RULES_MAX, Rule, other_than
+from headrace.shards.plans import parse_plan
+from headrace.shards.policy import OPEN, Policy
+from producers.gateway.answers import Rejection
 from producers.gateway.devices import browser_agent, device_lookup
 from producers.gateway.encode import encode_rows
 from producers.gateway.enrich import Enriched
 from producers.gateway.json_body import BodyError
 from producers.gateway.normalise import REASONS, EventLimits, Normaliser, Origin
+from producers.gateway.plan import PLAN_VIOLATION, CompiledPlan
 from producers.gateway.protocols import routes
 from producers.gateway.protocols.decoder import Decoded, Request
 from producers.gateway.taken import UNPROCESSABLE, Taken
 from schemas.codec import decode_events
 
-EVENTS_MAX = 100
+EVENTS_MAX = 1_000
 NOW_US = 1_790_000_000_000_000
 GOOD = {"type": "track", "event": "fine", "messageId": "good", "userId": "u"}
 HUGE = 10**400
@@ -89,16 +93,22 @@ MESSAGES = VALUES | st.dictionaries(st.sampled_from(MESSAGE_KEYS), VALUES, max_s
 )
 
 
-def take(body: bytes, headers: Mapping[str, str] | None = None, user_agent: str = "") -> Taken:
+def take(
+    body: bytes,
+    headers: Mapping[str, str] | None = None,
+    user_agent: str = "",
+    plan: CompiledPlan | None = None,
+    policy: Policy = OPEN,
+) -> Taken:
     """What the gateway makes of a batch, without its network."""
     found = routes().find("/v1/batch")
     assert found is not None
     assert found[0].decoder is not None
     decoder = found[0].decoder
     decoded = decoder.decode(Request("POST", "/v1/batch", "http", {}, headers or {}, body, NOW_US), EVENTS_MAX)
-    origin = Origin(42, OPEN, NOW_US, decoder.name, decoder.volatile_keys, user_agent=user_agent)
+    origin = Origin(42, policy, NOW_US, decoder.name, decoder.volatile_keys, user_agent=user_agent)
     normaliser = Normaliser(EventLimits(262_144, 1000, 64), lambda: None, device_lookup)
-    taken = Taken(decoded, normaliser, origin, body)
+    taken = Taken(decoded, normaliser, origin, body, plan)
     for index in range(len(decoded.events)):
         taken.take(index)
     return taken
@@ -238,3 +248,88 @@ def test_an_endless_agent_is_cut_and_a_told_device_is_left_alone() -> None:
     assert device_lookup(Enriched(), address="", user_agent=agent).browser == "Firefox"
     full = Enriched(browser="b", os="o", device="d")
     assert device_lookup(full, address="", user_agent=agent) is full
+
+
+# A tracking plan
+
+
+def planned(mode: str, unplanned: str = "allow") -> CompiledPlan:
+    schema = {"required": ["total"], "properties": {"total": {"type": "number"}}}
+    document = {"mode": mode, "unplanned": unplanned, "events": {"fine": {"schema": schema}}}
+    return CompiledPlan(parse_plan(json.dumps(document).encode()))
+
+
+def messages(*properties: Any) -> bytes:
+    batch = [GOOD | {"messageId": f"m{i}", "properties": item} for i, item in enumerate(properties)]
+    return json.dumps({"batch": batch}).encode()
+
+
+def test_an_event_that_breaks_its_plan_is_set_aside_alone_and_told_why() -> None:
+    taken = take(messages({"total": 1}, {"total": "secret"}, {}, {"total": 2}), plan=planned("reject"))
+    assert ids(taken) == ["m0", "m3"]
+    detail = "event 'fine' breaks its plan at $.total: type \"number\""
+    missing = "event 'fine' breaks its plan at $.total: required"
+    assert taken.rejections == [Rejection(1, PLAN_VIOLATION, detail), Rejection(2, PLAN_VIOLATION, missing)]
+    assert taken.rejections[0].told() == {"index": 1, "reason": PLAN_VIOLATION, "detail": detail}
+    assert [(item.reason, item.message) for item in taken.rejected] == [
+        (PLAN_VIOLATION, detail),
+        (PLAN_VIOLATION, missing),
+    ]
+    assert json.loads(taken.rejected[0].raw)["properties"] == {"total": "secret"}, "kept as received"
+    assert taken.broken == {
+        Rule("fine", "$.total", "type", "reject"): 1,
+        Rule("fine", "$.total", "required", "reject"): 1,
+    }
+
+
+def test_a_plan_that_warns_stores_every_event_and_counts_what_breaks_it() -> None:
+    taken = take(messages({"total": "x"}, {"total": 1}, {"total": []}), plan=planned("warn"))
+    assert ids(taken) == ["m0", "m1", "m2"]
+    assert (taken.rejections, taken.rejected) == ([], [])
+    assert taken.broken == {Rule("fine", "$.total", "type", "warn"): 2}
+
+
+def test_what_no_event_can_be_is_told_before_the_plan_is_asked() -> None:
+    taken = take(messages([], {"total": 1}), plan=planned("reject"))
+    assert taken.rejections == [Rejection(0, "invalid_properties")]
+    assert taken.broken == {}
+
+
+def test_made_up_names_do_not_fill_the_memory_of_a_request() -> None:
+    batch = [{"type": "track", "event": f"e{i}", "messageId": f"m{i}"} for i in range(RULES_MAX + 10)]
+    taken = take(json.dumps({"batch": batch}).encode(), plan=planned("warn", unplanned="warn"))
+    assert len(taken.broken) == RULES_MAX + 1
+    assert taken.broken[other_than(Rule("", "", "", "warn"))] == 10
+    assert len(taken.rows) == RULES_MAX + 10
+
+
+@given(MESSAGES)
+@settings(max_examples=200, deadline=None)
+def test_any_json_is_stored_or_set_aside_under_a_plan_too(message: Any) -> None:
+    taken = take(json.dumps({"batch": [message, GOOD | {"event": "unjudged"}]}).encode(), plan=planned("reject"))
+    assert len(taken.rows) + len(taken.rejections) == 2
+    assert ids(taken)[-1] == "good"
+    assert UNPROCESSABLE not in [item.reason for item in taken.rejections]
+
+
+# What a policy leaves of an event
+
+
+def test_a_plan_judges_what_would_be_stored_and_what_is_set_aside_is_cleaned_too() -> None:
+    policy = Policy(drop=("email",))
+    taken = take(
+        messages({"total": 1, "email": "a@b.example"}, {"email": "a@b.example"}),
+        plan=planned("reject"),
+        policy=policy,
+    )
+    assert ids(taken) == ["m0"]
+    assert json.loads(taken.rejected[0].raw)["properties"] == {}
+    dropped = take(messages({"total": 1}), plan=planned("reject"), policy=Policy(drop=("total",)))
+    assert [item.reason for item in dropped.rejections] == [PLAN_VIOLATION], "a plan says what the stores hold"
+
+
+def test_an_event_that_must_not_be_kept_leaves_nothing_and_its_neighbours_stay() -> None:
+    refused = GOOD | {"messageId": "private", "context": {"doNotTrack": True}}
+    taken = take(json.dumps({"batch": [refused, GOOD]}).encode(), policy=Policy(honour_dnt=True))
+    assert ids(taken) == ["good"]
+    assert (taken.rejections, taken.rejected) == ([], [])

@@ -56,9 +56,7 @@ class Segment:
         """`{"success":true}`, with the rejected events' indexes and reasons if there are any."""
         if not rejections:
             return _SUCCESS
-        return json_answer(
-            {"success": True, "rejected": [{"index": item.index, "reason": item.reason} for item in rejections]}
-        )
+        return json_answer({"success": True, "rejected": [item.told() for item in rejections]})
 
     def failure(self, request: Request, refusal: Refusal) -> Answer:
         return refusal_answer(refusal)

@@ -59,9 +59,10 @@ class SegmentPixel:
         return refusal_answer(refusal)
 
 
-def nest(flat: Mapping[str, str]) -> dict[str, Any]:
-    """Dotted keys as nested objects; a key that is both a value and an object stays an object."""
-    tree: dict[str, Any] = {}
+def nest(flat: Mapping[str, str], tree: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Dotted keys as nested objects, put into `tree` if there is one; a key that is both a value and an object stays
+    an object."""
+    tree = {} if tree is None else tree
     for key, value in flat.items():
         *parents, last = clean_text(key).split(".", DOTS_MAX)
         node = tree
