@@ -44,6 +44,7 @@ class Deployment:
                 "HEADRACE_READER_PASSWORD": databases.reader.password,
                 "HEADRACE_CLICKHOUSE_PASSWORD": str(clickhouse.password),
                 "HEADRACE_REDIS_PASSWORD": str(redis.password),
+                "HEADRACE_PRIVACY_KEY": "k" * 32,
             }
         )
         self._names = {
