@@ -9,7 +9,7 @@ ARGS ?=
 export PYTHONSAFEPATH := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup setup-demo system-packages demo test check format bench bench-% faults model chaos openapi reference wheel clean
+.PHONY: help setup setup-demo system-packages demo test test-sdks fuzz check format bench bench-% faults model chaos openapi reference wheel clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -43,6 +43,22 @@ demo: setup-demo ## The whole system with a year of real orders; prints one URL 
 # Tests wait for processes more than they compute: three at once keep two cores busy. A file's tests stay together.
 test: setup system-packages ## All tests, on real Kafka, Postgres, Valkey and ClickHouse's engine
 	@$(BIN)/python -m pytest -q -n 3 --dist loadfile $(ARGS)
+
+.venv-sdks/.done: requirements/sdks.txt | $(BIN)/python
+	@$(BIN)/python -m venv .venv-sdks
+	@.venv-sdks/bin/python -m pip install -q --require-hashes --only-binary=:all: --no-deps -r requirements/sdks.txt
+	@touch $@
+
+tests/sdks/drivers/node/node_modules/.done: tests/sdks/drivers/node/package-lock.json
+	@command -v npm >/dev/null || { echo "Node 20 and npm are needed: on Debian, apt-get install nodejs npm"; exit 78; }
+	@cd tests/sdks/drivers/node && npm ci --silent
+	@touch $@
+
+test-sdks: setup system-packages .venv-sdks/.done tests/sdks/drivers/node/node_modules/.done ## Every SDK, unchanged, against a running system (RECORD=1 writes docs/sdks.md)
+	@HEADRACE_SDKS_RECORD=$(RECORD) $(BIN)/python -m pytest -q -m slow tests/sdks $(ARGS)
+
+fuzz: setup system-packages ## Every protocol's endpoint with 1,000,000 inputs, others each time (long; FUZZ_FIRST=n repeats)
+	@FUZZ_INPUTS=$${FUZZ_INPUTS:-1000000} FUZZ_FIRST=$${FUZZ_FIRST:-$$(date +%s)000000} $(BIN)/python -m pytest -q -n 2 --dist load tests/fuzz $(ARGS)
 
 check: setup ## Lint, types, layers, contracts
 	@$(BIN)/ruff check .
@@ -80,4 +96,4 @@ wheel: setup ## Build the wheel into dist/
 	@$(BIN)/python -m build --no-isolation --wheel
 
 clean: ## Remove what make made
-	@rm -rf $(VENV) .venv-bench dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@rm -rf $(VENV) .venv-bench .venv-sdks tests/sdks/drivers/node/node_modules dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -7,7 +7,10 @@ time; an idle partition is written too, once it has changed.
 
 import asyncio
 import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+
+import pyarrow as pa
 
 from headrace import kafka
 from headrace.errors import RetryableError
@@ -16,6 +19,7 @@ from headrace.metrics import counter
 from headrace.settings import Settings
 from schemas.topics import Topics
 from streams.assignment import Assignment
+from streams.fold.snapshot import Snapshot
 from streams.foreign_frames import settled_offset
 from streams.held import Held
 from streams.log_reader import LogReader
@@ -43,6 +47,8 @@ class Snapshotter:
         self._assignment = assignment
         self._measures = measures
         self._busy = False
+        # One thread of its own: Arrow's allocator keeps what each thread that ever encoded has used.
+        self._encoder = ThreadPoolExecutor(1, thread_name_prefix="snapshot")
 
     def is_due(self, held: Held, now_s: float) -> bool:
         """Whether to call `take` now."""
@@ -84,7 +90,7 @@ class Snapshotter:
             taken = held.fold.snapshot()
         finally:
             held.gate.set()
-        chunks = await asyncio.to_thread(lambda: split(taken.sections()))
+        chunks = await asyncio.get_running_loop().run_in_executor(self._encoder, _encoded, taken)
         if not self._is_ours(held):
             return None
         context = writer.context
@@ -171,3 +177,10 @@ class Snapshotter:
 
     def _is_ours(self, held: Held) -> bool:
         return self._assignment.get(held.partition) is held
+
+
+def _encoded(taken: Snapshot) -> list[bytes]:
+    """A snapshot's bytes in chunks, with nothing of the making left behind."""
+    chunks = split(taken.sections())
+    pa.default_memory_pool().release_unused()
+    return chunks

@@ -36,6 +36,8 @@ SHARED_CONTEXT_BYTES_MAX: Final = 32 * 1024
 """Of a batch's context: what Segment takes for a whole event."""
 SHARED_CONTEXT_COPIES_BYTES_MAX: Final = 16 * 1024 * 1024
 """Of all the copies of it that one request may ask for."""
+NO_EVENT_BYTES_MAX: Final = 1000
+"""Kept of what stands in a batch without being an event."""
 
 _ENCODE = msgspec.json.Encoder().encode
 _POST = frozenset(("POST",))
@@ -202,7 +204,7 @@ def not_an_object(message: Any) -> Unusable:
     """What stands in a batch without being an event."""
     if isinstance(message, Unusable):
         return message
-    return Unusable("not_an_object", "an event must be a JSON object", str(message)[:1000].encode())
+    return Unusable("not_an_object", "an event must be a JSON object", _ENCODE(message)[:NO_EVENT_BYTES_MAX])
 
 
 def body_keys(body: Mapping[str, Any]) -> list[str]:
