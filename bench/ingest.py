@@ -195,7 +195,8 @@ async def load(server: Server, batch: int, seconds: float) -> int:
         reader, writer = await asyncio.open_connection(LOOPBACK, server.port)
         content, count = request(server.key, batch, number), 0
         while time.monotonic() < deadline:
-            assert await ask(reader, writer, content) == 200
+            status = await ask(reader, writer, content)
+            assert status == 200, status
             count += 1
         writer.close()
         return count
@@ -303,8 +304,8 @@ def request(key: str, batch: int, number: int) -> bytes:
         for i in range(batch)
     ]
     body = json.dumps({"batch": events, "writeKey": key}, ensure_ascii=False).encode()
-    head = f"POST /v1/batch HTTP/1.1\r\nHost: gateway\r\nContent-Length: {len(body)}\r\nX-Write-Key: {key}\r\n\r\n"
-    return head.encode() + body
+    head = f"POST /v1/batch HTTP/1.1\r\nHost: gateway\r\nContent-Length: {len(body)}\r\nX-Write-Key: {key}\r\n"
+    return head.encode() + b"Content-Type: application/json\r\n\r\n" + body
 
 
 def wait_listening(server: Server) -> None:
