@@ -59,19 +59,18 @@ def json_answer(value: object, status: int = 200, headers: tuple[tuple[bytes, by
     return Answer(status, _ENCODE(value), JSON, headers)
 
 
-def refusal_answer(refusal: Refusal) -> Answer:
-    """The error body that all SDKs understand."""
-    headers: tuple[tuple[bytes, bytes], ...] = ()
-    if refusal.retry_after_s is not None:
-        headers = ((b"retry-after", b"%d" % refusal.retry_after_s),)
-    return json_answer(
-        {
-            "success": False,
-            "status": 0,
-            "code": refusal.status,
-            "message": refusal.message,
-            "error": refusal.reason,
-        },
-        refusal.status,
-        headers,
-    )
+def retry_headers(refusal: Refusal) -> tuple[tuple[bytes, bytes], ...]:
+    """Retry-After, where the refusal says when to come back."""
+    return () if refusal.retry_after_s is None else ((b"retry-after", b"%d" % refusal.retry_after_s),)
+
+
+def refusal_answer(refusal: Refusal, **more: object) -> Answer:
+    """The error body that all SDKs understand; `more` are fields that one protocol's SDKs look for besides."""
+    body = {
+        "success": False,
+        "status": 0,
+        "code": refusal.status,
+        "message": refusal.message,
+        "error": refusal.reason,
+    }
+    return json_answer(body | more, refusal.status, retry_headers(refusal))

@@ -7,15 +7,15 @@ is a 400 that names an invalid key or a missing field, whatever it was here (401
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, overload
+from typing import Any, Final
 
 import msgspec
 
-from producers.gateway.answers import Answer, Refusal, Rejection, json_answer
+from producers.gateway.answers import Answer, Refusal, Rejection, json_answer, retry_headers
 from producers.gateway.json_body import BodyError, Unusable, parse, too_many
 from producers.gateway.protocols.amplitude_event import to_event
 from producers.gateway.protocols.amplitude_form import EVENTS, GROUP_IDENTIFY, IDENTIFY, FormFields, read_form
-from producers.gateway.protocols.decoder import Decoded, Decoder, RawEvent, Request, Route
+from producers.gateway.protocols.decoder import Decoded, Decoder, Events, RawEvent, Request, Route, not_an_object
 
 PROTOCOL: Final = "amplitude"
 THROTTLED_MAX: Final = 2_000
@@ -70,10 +70,7 @@ class Amplitude:
             # Refused before its body was read it lists all that there can be: what is not listed is sent at once.
             count = request.body.count(b"event_type") if request.body else THROTTLED_MAX
             told["throttled_events"] = list(range(min(count, THROTTLED_MAX)))
-        headers: tuple[tuple[bytes, bytes], ...] = ()
-        if refusal.retry_after_s is not None:
-            headers = ((b"retry-after", b"%d" % refusal.retry_after_s),)
-        return json_answer(told, status, headers)
+        return json_answer(told, status, retry_headers(refusal))
 
 
 class AmplitudeJson(Amplitude):
@@ -89,7 +86,8 @@ class AmplitudeJson(Amplitude):
             raise BodyError("events_missing", 'the body must be an object with a list "events"')
         if len(events) > events_max:
             raise too_many(len(events), events_max)
-        return Decoded(Events(events, body.get("client_upload_time")), _keys(body.get("api_key")), parsed.cleaned)
+        found = AmplitudeEvents(events, body.get("client_upload_time"))
+        return Decoded(found, _keys(body.get("api_key")), parsed.cleaned)
 
 
 class AmplitudeForm(Amplitude):
@@ -103,7 +101,7 @@ class AmplitudeForm(Amplitude):
         if _is_json(request):
             return self._json_body.decode(request, events_max)
         form = read_form(request, self._fields, events_max)
-        return Decoded(Events(form.events, form.sent_at, self._fields.adapt), _keys(form.key), form.cleaned)
+        return Decoded(AmplitudeEvents(form.events, form.sent_at, self._fields.adapt), _keys(form.key), form.cleaned)
 
     def success(self, request: Request, decoded: Decoded, rejections: Sequence[Rejection]) -> Answer:
         """The word that the old SDKs look for."""
@@ -112,9 +110,8 @@ class AmplitudeForm(Amplitude):
         return _FORM_SUCCESS
 
 
-class Events(Sequence[RawEvent | Unusable]):
-    """Events as raw events, each made when it is asked for, so that what goes wrong with one goes wrong with it
-    alone. `adapt` turns an older form of an event into today's."""
+class AmplitudeEvents(Events):
+    """`adapt` turns an older form of an event into today's."""
 
     def __init__(
         self,
@@ -122,26 +119,14 @@ class Events(Sequence[RawEvent | Unusable]):
         sent_at: Any,
         adapt: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None,
     ) -> None:
-        self._events = events
+        super().__init__(events)
         self._sent_at = sent_at
         self._adapt = adapt
 
-    def __len__(self) -> int:
-        return len(self._events)
-
-    @overload
-    def __getitem__(self, index: int) -> RawEvent | Unusable: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[RawEvent | Unusable]: ...
-    def __getitem__(self, index: int | slice) -> RawEvent | Unusable | Sequence[RawEvent | Unusable]:
-        if isinstance(index, slice):
-            return [self[position] for position in range(*index.indices(len(self)))]
-        event = self._events[index]
-        if isinstance(event, Unusable):
-            return event
-        if not isinstance(event, dict):
-            return Unusable("not_an_object", "an event must be a JSON object", _ENCODE(event))
-        return to_event(event if self._adapt is None else self._adapt(event), self._sent_at)
+    def made(self, item: Any, index: int) -> RawEvent | Unusable:  # noqa: ARG002 (see Events)
+        if not isinstance(item, dict):
+            return not_an_object(item)
+        return to_event(item if self._adapt is None else self._adapt(item), self._sent_at)
 
 
 def _is_json(request: Request) -> bool:

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Final, Protocol, overload
 
 import msgspec
 
@@ -54,6 +54,43 @@ class RawEvent(msgspec.Struct):
     attempt: int
     raw: Any
     time_rule: TimeRule = stored_us
+
+
+NO_EVENT_BYTES_MAX: Final = 1000
+"""Kept of what stands among events without being one."""
+
+_ENCODE = msgspec.json.Encoder().encode
+
+
+class Events(Sequence[RawEvent | Unusable]):
+    """The events in `items`, each made when it is asked for: a request's are never all in memory, and what goes wrong
+    with one goes wrong with it alone. A protocol says in `made` how."""
+
+    def __init__(self, items: Sequence[Any]) -> None:
+        self.items = items
+
+    def made(self, item: Any, index: int) -> RawEvent | Unusable:
+        """The event of the item at `index`."""
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    @overload
+    def __getitem__(self, index: int) -> RawEvent | Unusable: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[RawEvent | Unusable]: ...
+    def __getitem__(self, index: int | slice) -> RawEvent | Unusable | Sequence[RawEvent | Unusable]:
+        if isinstance(index, slice):
+            return [self[position] for position in range(*index.indices(len(self)))]
+        return self.made(self.items[index], index)
+
+
+def not_an_object(item: Any) -> Unusable:
+    """What stands among events without being one."""
+    if isinstance(item, Unusable):
+        return item
+    return Unusable("not_an_object", "an event must be a JSON object", _ENCODE(item)[:NO_EVENT_BYTES_MAX])
 
 
 @dataclass(frozen=True, slots=True)

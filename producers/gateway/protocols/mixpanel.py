@@ -7,11 +7,11 @@ here. `redirect` is ignored, this sends nobody anywhere.
 # ruff: noqa: ARG002 (the signatures are the seam's, see decoder.py)
 
 from collections.abc import Sequence
-from typing import Any, Final, overload
+from typing import Any, Final
 
 from producers.gateway.answers import Answer, Refusal, Rejection, json_answer
 from producers.gateway.json_body import Unusable, mentioned_keys
-from producers.gateway.protocols.decoder import Decoded, Decoder, RawEvent, Request, Route
+from producers.gateway.protocols.decoder import Decoded, Decoder, Events, RawEvent, Request, Route
 from producers.gateway.protocols.mixpanel_answers import imported, refused, taken
 from producers.gateway.protocols.mixpanel_body import Body, option, read_body
 from producers.gateway.protocols.mixpanel_events import to_event, to_profile, token_of, unusable
@@ -67,36 +67,27 @@ class MixpanelProfiles(Mixpanel):
         return to_profile(message, mark, is_group=self._is_group)
 
 
-class Messages(Sequence[RawEvent | Unusable]):
-    """A body's messages as raw events, each made when it is asked for. `token` is the one that the request counts
-    for, `sent` the sender's mark of this very request."""
+class Messages(Events):
+    """A body's messages. `token` is the one that the request counts for, `sent` the sender's mark of this very
+    request."""
 
     def __init__(self, kind: Mixpanel, body: Body, token: str | None, sent: str | None) -> None:
+        super().__init__(body.messages)
         self._kind = kind
         self._body = body
         self._token = token
         self._sent = sent
 
-    def __len__(self) -> int:
-        return len(self._body.messages)
-
-    @overload
-    def __getitem__(self, index: int) -> RawEvent | Unusable: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[RawEvent | Unusable]: ...
-    def __getitem__(self, index: int | slice) -> RawEvent | Unusable | Sequence[RawEvent | Unusable]:
-        if isinstance(index, slice):
-            return [self[position] for position in range(*index.indices(len(self)))]
-        message = self._body.messages[index]
-        if isinstance(message, Unusable):
-            return message
-        if not isinstance(message, dict):
-            return unusable(message, "not_an_object", "a message must be a JSON object", self._body.content)
-        token = token_of(message)
+    def made(self, item: Any, index: int) -> RawEvent | Unusable:
+        if isinstance(item, Unusable):
+            return item
+        if not isinstance(item, dict):
+            return unusable(item, "not_an_object", "a message must be a JSON object", self._body.content)
+        token = token_of(item)
         if token is not None and token != self._token:
             why = "the message names another token than the first of its request"
-            return unusable(message, "other_write_key", why, self._body.content)
-        return self._kind.event(message, None if self._sent is None else (self._sent, index))
+            return unusable(item, "other_write_key", why, self._body.content)
+        return self._kind.event(item, None if self._sent is None else (self._sent, index))
 
 
 def _tokens(body: Body) -> list[str]:

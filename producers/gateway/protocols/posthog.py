@@ -17,7 +17,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from producers.gateway.answers import Answer, Refusal, Rejection, json_answer
+from producers.gateway.answers import Answer, Refusal, Rejection, json_answer, refusal_answer
 from producers.gateway.json_body import BodyError, Unusable, parse, too_many
 from producers.gateway.protocols.decoder import Decoded, Document, Request, Route
 from producers.gateway.protocols.posthog_body import payload
@@ -28,7 +28,7 @@ from producers.gateway.protocols.posthog_documents import (
     flags,
     recording,
 )
-from producers.gateway.protocols.posthog_events import Events, Sender, key_of
+from producers.gateway.protocols.posthog_events import PostHogEvents, Sender, key_of
 
 PROTOCOL_V0: Final = "posthog-v0"
 PROTOCOL_V1: Final = "posthog-v1"
@@ -79,7 +79,7 @@ class Capture:
             _attempt(request.query.get("retry_count", ""), retries=True),
             key_in_properties=undeclared,
         )
-        return Decoded(Events(items, sender), keys, parsed.cleaned)
+        return Decoded(PostHogEvents(items, sender), keys, parsed.cleaned)
 
     def success(self, request: Request, decoded: Decoded, rejections: Sequence[Rejection]) -> Answer:
         """`{"status":1}`: the SDKs look at nothing but the status; for people, also what was set aside and why."""
@@ -118,12 +118,12 @@ class CaptureV1:
             _attempt(headers.get("posthog-attempt", ""), retries=False),
             library=headers.get("posthog-sdk-info", ""),
         )
-        return Decoded(Events(batch, sender), keys, parsed.cleaned)
+        return Decoded(PostHogEvents(batch, sender), keys, parsed.cleaned)
 
     def success(self, request: Request, decoded: Decoded, rejections: Sequence[Rejection]) -> Answer:
         """What became of each event: "ok", or "drop" with the reason, which no SDK sends again."""
         events = decoded.events
-        items = events.items if isinstance(events, Events) else ()
+        items = events.items if isinstance(events, PostHogEvents) else ()
         results: dict[str, Mapping[str, str]] = {}
         for item in items:
             name = _uuid_of(item)
@@ -146,22 +146,7 @@ CAPTURE: Final = BATCH
 
 def refused(refusal: Refusal) -> Answer:
     """The error body that all SDKs understand, and the sentence where PostHog's own look for it."""
-    headers: tuple[tuple[bytes, bytes], ...] = ()
-    if refusal.retry_after_s is not None:
-        headers = ((b"retry-after", b"%d" % refusal.retry_after_s),)
-    return json_answer(
-        {
-            "success": False,
-            "status": 0,
-            "code": refusal.status,
-            "message": refusal.message,
-            "error": refusal.reason,
-            "detail": refusal.message,
-            "error_description": refusal.message,
-        },
-        refusal.status,
-        headers,
-    )
+    return refusal_answer(refusal, detail=refusal.message, error_description=refusal.message)
 
 
 def routes() -> list[Route]:

@@ -20,12 +20,12 @@ than FUTURE_US_MAX ahead becomes the time of receipt.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, overload
+from typing import Any, Final
 
 import msgspec
 
 from producers.gateway.json_body import Unusable
-from producers.gateway.protocols.decoder import RawEvent
+from producers.gateway.protocols.decoder import Events, RawEvent, not_an_object
 from producers.gateway.protocols.posthog_context import context_of, library_of, without_address
 from producers.gateway.timestamps import always_moved_us, parse_sent_us
 
@@ -66,28 +66,16 @@ class Sender:
     library: str = ""
 
 
-class Events(Sequence[RawEvent | Unusable]):
-    """A request's events, each made when it is asked for."""
+class PostHogEvents(Events):
+    """A request's events."""
 
     def __init__(self, items: Sequence[Any], sender: Sender) -> None:
-        self.items = items
+        super().__init__(items)
         self._sender = sender
 
-    def __len__(self) -> int:
-        return len(self.items)
-
-    @overload
-    def __getitem__(self, index: int) -> RawEvent | Unusable: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[RawEvent | Unusable]: ...
-    def __getitem__(self, index: int | slice) -> RawEvent | Unusable | Sequence[RawEvent | Unusable]:
-        if isinstance(index, slice):
-            return [self[position] for position in range(*index.indices(len(self)))]
-        item = self.items[index]
-        if isinstance(item, Unusable):
-            return item
+    def made(self, item: Any, index: int) -> RawEvent | Unusable:  # noqa: ARG002 (see Events)
         if not isinstance(item, dict):
-            return Unusable("not_an_object", "an event must be a JSON object", _raw(item))
+            return not_an_object(item)
         sender = self._sender
         key = key_of(item, in_properties=sender.key_in_properties)
         if sender.write_key and key and key != sender.write_key:

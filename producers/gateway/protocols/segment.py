@@ -6,13 +6,13 @@ by its Content-Type. A message's own `sentAt` comes before the body's, the body'
 # ruff: noqa: ARG002 (the signatures are the seam's, see decoder.py)
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, overload
+from typing import Any, Final
 
 import msgspec
 
 from producers.gateway.answers import Answer, Refusal, Rejection, json_answer, refusal_answer
 from producers.gateway.json_body import BodyError, Unusable, parse, too_many
-from producers.gateway.protocols.decoder import Decoded, RawEvent, Request, Route
+from producers.gateway.protocols.decoder import Decoded, Events, RawEvent, Request, Route, not_an_object
 from producers.gateway.protocols.segment_documents import AnalyticsSettings, RudderSourceConfig
 from producers.gateway.protocols.segment_pixel import SegmentPixel
 
@@ -36,8 +36,6 @@ SHARED_CONTEXT_BYTES_MAX: Final = 32 * 1024
 """Of a batch's context: what Segment takes for a whole event."""
 SHARED_CONTEXT_COPIES_BYTES_MAX: Final = 16 * 1024 * 1024
 """Of all the copies of it that one request may ask for."""
-NO_EVENT_BYTES_MAX: Final = 1000
-"""Kept of what stands in a batch without being an event."""
 
 _ENCODE = msgspec.json.Encoder().encode
 _POST = frozenset(("POST",))
@@ -106,7 +104,7 @@ class SegmentSingle(Segment):
         return Decoded(events, body_keys(body), parsed.cleaned)
 
 
-class Messages(Sequence[RawEvent | Unusable]):
+class Messages(Events):
     """Messages as raw events, each made when it is asked for: a shared context is merged into one at a time, and
     what goes wrong with one goes wrong with it alone."""
 
@@ -118,26 +116,16 @@ class Messages(Sequence[RawEvent | Unusable]):
         shared: Mapping[str, Any] | None,
         attempt: int,
     ) -> None:
-        self._messages = messages
+        super().__init__(messages)
         self._path_type = path_type
         self._sent_at = sent_at
         self._shared = shared
         self._attempt = attempt
 
-    def __len__(self) -> int:
-        return len(self._messages)
-
-    @overload
-    def __getitem__(self, index: int) -> RawEvent | Unusable: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[RawEvent | Unusable]: ...
-    def __getitem__(self, index: int | slice) -> RawEvent | Unusable | Sequence[RawEvent | Unusable]:
-        if isinstance(index, slice):
-            return [self[position] for position in range(*index.indices(len(self)))]
-        message = self._messages[index]
-        if not isinstance(message, dict):
-            return not_an_object(message)
-        return to_event(message, self._path_type, self._sent_at, self._shared, self._attempt)
+    def made(self, item: Any, index: int) -> RawEvent | Unusable:
+        if not isinstance(item, dict):
+            return not_an_object(item)
+        return to_event(item, self._path_type, self._sent_at, self._shared, self._attempt)
 
 
 def shared_context(context: Any, messages: int) -> Mapping[str, Any] | None:
@@ -198,13 +186,6 @@ def to_event(
         attempt,
         message,
     )
-
-
-def not_an_object(message: Any) -> Unusable:
-    """What stands in a batch without being an event."""
-    if isinstance(message, Unusable):
-        return message
-    return Unusable("not_an_object", "an event must be a JSON object", _ENCODE(message)[:NO_EVENT_BYTES_MAX])
 
 
 def body_keys(body: Mapping[str, Any]) -> list[str]:

@@ -10,13 +10,13 @@ properties. The SDK reads `ok` and `destinations` of an answer and never sends a
 import base64
 import binascii
 from collections.abc import Iterable, Sequence
-from typing import Any, Final, overload
+from typing import Any, Final
 
 import msgspec
 
 from producers.gateway.answers import Answer, Rejection, json_answer
 from producers.gateway.json_body import BodyError, NotPlainError, Unusable, parse
-from producers.gateway.protocols.decoder import Decoded, RawEvent, Request, Route
+from producers.gateway.protocols.decoder import Decoded, Events, RawEvent, Request, Route
 from producers.gateway.protocols.segment import SINGLE_PATHS, SegmentBatch, SegmentSingle, to_event
 from producers.gateway.protocols.segment_pixel import SegmentPixel, nest
 
@@ -78,27 +78,15 @@ class JitsuPixel(SegmentPixel):
         return Decoded(PageNames([event]), _query_keys(request), cleaned)
 
 
-class PageNames(Sequence[RawEvent | Unusable]):
+class PageNames(Events):
     """Events as they are, but that a page or screen without a name gets the one in its properties."""
 
-    def __init__(self, events: Sequence[RawEvent | Unusable]) -> None:
-        self._events = events
-
-    def __len__(self) -> int:
-        return len(self._events)
-
-    @overload
-    def __getitem__(self, index: int) -> RawEvent | Unusable: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[RawEvent | Unusable]: ...
-    def __getitem__(self, index: int | slice) -> RawEvent | Unusable | Sequence[RawEvent | Unusable]:
-        if isinstance(index, slice):
-            return PageNames(self._events[index])
-        event = self._events[index]
-        if isinstance(event, RawEvent) and event.name is None and event.type in ("page", "screen"):
-            name = event.properties.get("name") if isinstance(event.properties, dict) else None
-            event.name = name if isinstance(name, str) else None
-        return event
+    def made(self, item: Any, index: int) -> RawEvent | Unusable:
+        if isinstance(item, RawEvent) and item.name is None and item.type in ("page", "screen"):
+            name = item.properties.get("name") if isinstance(item.properties, dict) else None
+            item.name = name if isinstance(name, str) else None
+        made: RawEvent | Unusable = item
+        return made
 
 
 def usable_keys(named: Iterable[str]) -> list[str]:
