@@ -260,37 +260,39 @@ class Steady:
                 self.seconds.append(time.monotonic() - started)
                 time.sleep(self._pause_s)
 
-    def quantile(self, share: float) -> float:
-        return sorted(self.seconds)[int(len(self.seconds) * share)]
+    def p99(self) -> float:
+        return sorted(self.seconds)[int(len(self.seconds) * 0.99)]
 
 
 @pytest.mark.parametrize("quota", [Quota(per_second=1000, burst=1000), Quota()], ids=["over its quota", "no quota"])
 def test_one_customers_flood_leaves_anothers_requests_as_they_were(
     make_settings: MakeSettings, postgres: Databases, tmp_path: Path, quota: Quota
 ) -> None:
-    connections, events, seconds = 100, 400, 5.0
+    connections, events, seconds, windows = 100, 400, 5.0, 3
     settings = make_settings("kafka", "postgres", "redis", ingest_inflight_bytes_max=24 * MIB)
     world = make_gateway_world(settings, postgres.shards, tmp_path)
     key = add_customer(world, quota)
     with world.running() as gateway:
         port = settings.ingest_port
-        alone, flooded = Steady(port, world.write_key), Steady(port, world.write_key)
+        alone, flooded = Steady(port, world.write_key), [Steady(port, world.write_key) for _ in range(windows)]
         alone.run(0.5)
         alone.seconds.clear()
         alone.run(seconds)
         started = time.monotonic()
-        flood = Flood(port, key, connections=connections, seconds=seconds + 1, events=events)
+        flood = Flood(port, key, connections=connections, seconds=windows * (seconds - 1) + 2, events=events)
         time.sleep(1)
-        flooded.run(seconds - 1)
+        for window in flooded:
+            window.run(seconds - 1)
         result = flood.result()
         lasted = time.monotonic() - started
-        print(f"p99 alone {alone.quantile(0.99):.4f} s, flooded {flooded.quantile(0.99):.4f} s, {dict(result)}")
-        assert set(flooded.statuses) == {b"200"}
-        # Not the p99, which on a machine that runs other tests too is the machine's.
-        assert flooded.quantile(0.75) <= 5 * alone.quantile(0.75) + 0.25, "unbounded it is most of a second"
+        # What else runs on the machine can spoil a window; a flood that is let through spoils all of them.
+        best_p99 = min(window.p99() for window in flooded)
+        print(f"p99 alone {alone.p99():.4f} s, flooded {best_p99:.4f} s, flood {dict(result)} in {lasted:.1f} s")
+        assert {status for window in flooded for status in window.statuses} == {b"200"}
+        assert best_p99 <= 5 * alone.p99() + 0.25, "unbounded it is a second"
         if quota.per_second:
             passed = result[200] * events
-            assert quota.per_second * (seconds - 1) <= passed, "no less than its quota"
+            assert quota.per_second * windows * (seconds - 1) <= passed, "no less than its quota"
             assert passed <= quota.per_second * (lasted + 1) + 1000 + quota.per_second * LEASE_S, "and no more"
             assert result[429] > 10 * result[200], "it was a flood"
             assert metric(gateway, 'headrace_events_over_quota_total{kind="rate"}') >= result[429]
