@@ -23,7 +23,6 @@ from api.auth.store import ControlStore
 from api.auth.tokens import Verifier
 from api.dashboard.site import dashboard_site
 from api.live import LiveHub
-from api.plan_store import PlanStore
 from api.problems import Fault, ProblemError, pointer
 from api.query.clickhouse import RawSource
 from api.query.model import Query, QueryBatch
@@ -31,6 +30,7 @@ from api.query.service import QueryService
 from api.routes import health, live, plan, query, registry, session
 from api.routes.answers import problem_answer, trace_id_of
 from api.schema_lookup import SchemaLookup
+from api.violations import Violations
 from headrace import __version__, metrics
 from headrace.clock import Clock
 from headrace.log import get_logger
@@ -66,6 +66,7 @@ class Deps:
     queries: QueryService
     lookup: SchemaLookup
     live: LiveHub
+    violations: Violations
     raw: RawSource | None
     close_redis: Callable[[], Awaitable[None]] | None = None
 
@@ -74,13 +75,11 @@ def create_app(deps: Deps) -> FastAPI:
     """The application over `deps`, which it opens and closes with its own lifespan."""
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         await deps.control.open()
-        await app.state.plans.open()
         async with deps.router:
             yield
             await deps.live.close()
-        await app.state.plans.close()
         await deps.control.close()
         if deps.raw is not None:
             await deps.raw.close()
@@ -99,7 +98,6 @@ def create_app(deps: Deps) -> FastAPI:
     app.state.stopping = False
     app.state.was_ready = False
     app.state.readiness = health.Readiness()
-    app.state.plans = PlanStore(deps.settings)
     for routes in (query, live, plan, session, registry, health):
         app.include_router(routes.router)
     # As routes and not as a mount at "/", which would swallow every unknown path and wrong method.

@@ -15,6 +15,7 @@ from api.query.planner import Retention
 from api.query.postgres import RollupSource
 from api.query.service import QueryRules, QueryService
 from api.schema_lookup import SchemaLookup
+from api.violations import Violations
 from headrace import http_server
 from headrace.clickhouse import ClickHouseAddress
 from headrace.clock import Clock, SystemClock
@@ -109,6 +110,7 @@ def make_deps(settings: Settings, key: SigningKey, clock: Clock) -> Deps:
         queries=queries,
         lookup=SchemaLookup(raw),
         live=LiveHub(live_redis, queries.as_of_us, clock, clients_max=settings.live_clients_max),
+        violations=Violations(redis, settings.topic_prefix),
         raw=raw,
         close_redis=close_redis,
     )

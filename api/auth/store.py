@@ -1,4 +1,4 @@
-"""What the API asks the control database about tokens, keys and customers. Bounded pool; never writes."""
+"""What the API asks the control database: tokens, keys, customers and their plans. Bounded pool; never writes."""
 
 from typing import Any
 
@@ -8,6 +8,7 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 from api.auth.tokens import StoredKey
 from headrace.errors import UnavailableError
 from headrace.settings import Settings
+from headrace.shards.plans import StoredPlan, stored_plan
 
 WAIT_S = 2.0
 WAITING_MAX = 200
@@ -53,6 +54,13 @@ class ControlStore:
             " WHERE retired_at IS NULL OR retired_at > now() - interval '400 days'"
         )
         return {kid: StoredKey(public_pem, retired_s) for kid, public_pem, retired_s in rows}
+
+    async def plan(self, customer_id: int) -> StoredPlan | None:
+        """The customer's tracking plan. Raises ConfigurationError for one that cannot be read."""
+        row = await self._one(
+            "SELECT version, plan, updated_at FROM tracking_plans WHERE customer_id = %s", customer_id
+        )
+        return None if row is None else stored_plan(*row)
 
     async def customer_name(self, customer_id: int) -> str | None:
         """The customer's name; None for one that does not exist."""

@@ -6,7 +6,6 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, Field
 
 from api.auth.access import Customer
-from api.plan_store import PlanStore
 from api.problems import ProblemError
 from api.query.ranges import SECOND_US, rfc3339
 from api.routes.answers import json_answer
@@ -47,9 +46,8 @@ class ViolationsAnswer(BaseModel):
 @router.get("/v1/plan", summary="The tracking plan", response_model=PlanAnswer)
 async def get_plan(request: Request, customer_id: Customer) -> Response:
     """What events are planned, and what becomes of others."""
-    plans: PlanStore = request.app.state.plans
     try:
-        stored = await plans.plan(customer_id)
+        stored = await request.app.state.deps.control.plan(customer_id)
     except UnavailableError as error:
         raise ProblemError("source-unavailable", error.message) from error
     if stored is None:
@@ -65,8 +63,8 @@ async def get_violations(
     request: Request, customer_id: Customer, days: Annotated[int, Query(ge=1, le=DAYS_KEPT)] = DAYS_KEPT
 ) -> Response:
     """Counts of the last `days` days (UTC, today being one). A few seconds behind the gateways."""
-    plans: PlanStore = request.app.state.plans
-    found = await plans.violations(customer_id, request.app.state.deps.clock.now_us(), days)
+    deps = request.app.state.deps
+    found = await deps.violations.read(customer_id, deps.clock.now_us(), days)
     items = [
         {**item.rule._asdict(), "count": item.count.times, "last_seen": rfc3339(item.count.last_us)}
         for item in found[:ITEMS_MAX]
