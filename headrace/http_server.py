@@ -20,9 +20,9 @@ from granian.http import HTTP1Settings
 from granian.log import LogLevels
 from granian.server.embed import Server
 
-from headrace.collector import calm_collector
 from headrace.errors import ConfigurationError, FatalError
 from headrace.log import get_logger
+from headrace.memory import calm_collector
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]

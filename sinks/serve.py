@@ -13,9 +13,9 @@ from typing import Any, Final
 
 from headrace import kafka, metrics
 from headrace.clock import SystemClock
-from headrace.collector import calm_collector
 from headrace.errors import ConfigurationError, HeadraceError
 from headrace.log import get_logger
+from headrace.memory import calm_collector
 from headrace.settings import Settings
 from headrace.shards.router import Router
 from sinks import postgres

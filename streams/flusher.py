@@ -12,9 +12,9 @@ from typing import Any, Final
 from faust.types import TP
 
 from headrace.clock import Clock
-from headrace.collector import release_free_memory
 from headrace.errors import FatalError, RetryableError
 from headrace.log import get_logger
+from headrace.memory import release_free_memory
 from headrace.settings import Settings
 from streams.assignment import Assignment
 from streams.folder import SourceConsumer

@@ -10,9 +10,9 @@ from typing import Any, Final, NoReturn
 
 from headrace import metrics
 from headrace.clock import SystemClock
-from headrace.collector import calm_collector
 from headrace.errors import FatalError, HeadraceError
 from headrace.log import configure, get_logger
+from headrace.memory import calm_collector
 from headrace.settings import Settings
 from streams.app import build_app
 from streams.assignment import Assignment
