@@ -7,7 +7,8 @@ import os
 
 import pytest
 
-from tests.model.frame_protocol import MUTATIONS, UNCLEAN_MUTATIONS, first_violation
+from tests.model.frame_protocol import first_violation
+from tests.model.guards import MUTATIONS, UNCLEAN_MUTATIONS
 
 SEEDS = int(os.environ.get("MODEL_SEEDS", "300"))
 MUTATION_SEEDS_MAX = 2000
