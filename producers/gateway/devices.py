@@ -36,8 +36,3 @@ def device_lookup(enriched: Enriched, *, address: str, user_agent: str) -> Enric
         os=enriched.os or told.os,
         device=enriched.device or told.device,
     )
-
-
-def browser_agent(header: str) -> str:
-    """A request's User-Agent if a browser sent it, else nothing: a server's HTTP library is nobody's device."""
-    return header if header.startswith("Mozilla/") else ""

@@ -1,38 +1,15 @@
 """What real Amplitude SDKs sent yields the canonical events that were recorded with it."""
 
 import json
-from typing import Any
 
 import pytest
 
-from headrace.shards.policy import OPEN
-from producers.gateway.encode import encode_rows
-from producers.gateway.limits import InflightBytes, Reservation, inflate
-from producers.gateway.normalise import EventLimits, Normaliser, Origin
 from producers.gateway.protocols.amplitude import BATCH, routes
-from producers.gateway.protocols.decoder import Decoded, Request, RouteTable
-from schemas.codec import decode_events
+from producers.gateway.protocols.decoder import RouteTable
+from tests.unit.round_trip import decode
 from tests.unit.sdk_requests import Recorded, microseconds, recorded
 
-LIMITS = EventLimits(event_bytes_max=262_144, properties_max=1000, depth_max=64)
 REQUESTS = recorded(frozenset(("amplitude-node-httpapi",)))
-TABLE = RouteTable(routes())
-
-
-def decode(item: Recorded, shift_us: int = 0) -> tuple[Decoded, list[dict[str, Any]]]:
-    """The request as decoded, and its stored events after a trip through Avro; received `shift_us` later."""
-    found = TABLE.find(item.path)
-    assert found is not None and found[0].decoder is not None
-    decoder = found[0].decoder
-    received_us = item.received_at_us + shift_us
-    body = inflate(item.body, item.headers.get("content-encoding", ""), 10**7, Reservation(InflightBytes(10**8)))
-    decoded = decoder.decode(Request("POST", item.path, "http", item.query, item.headers, body, received_us), 1000)
-    normaliser = Normaliser(LIMITS, lambda: pytest.fail("no value here is out of bounds"))
-    origin = Origin(7, OPEN, received_us, decoder.name, decoder.volatile_keys)
-    back = decode_events(encode_rows([normaliser.row(event, origin) for event in decoded.events]))
-    assert not back.poison
-    stored: list[dict[str, Any]] = back.events.to_pylist()
-    return decoded, stored
 
 
 def test_there_is_a_recording() -> None:
@@ -62,6 +39,7 @@ def test_recorded_request_yields_its_events(item: Recorded, shift_us: int) -> No
 
 
 def test_the_shared_path_has_the_same_decoder() -> None:
-    found = TABLE.find("/2/httpapi/")
+    table = RouteTable(routes())
+    found = table.find("/2/httpapi/")
     assert found is not None and found[0].decoder is BATCH
-    assert TABLE.find("/batch") is None
+    assert table.find("/batch") is None

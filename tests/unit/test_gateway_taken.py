@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from headrace.settings import Settings
 from headrace.shards.plan_violations import RULES_MAX, Rule, other_than
 from headrace.shards.plans import parse_plan
 from headrace.shards.policy import OPEN, Policy
 from producers.gateway.answers import Rejection
-from producers.gateway.devices import browser_agent, device_lookup
+from producers.gateway.devices import device_lookup
 from producers.gateway.encode import encode_rows
 from producers.gateway.enrich import Enriched
 from producers.gateway.json_body import BodyError
@@ -20,10 +21,12 @@ from producers.gateway.normalise import REASONS, EventLimits, Normaliser, Origin
 from producers.gateway.plan import PLAN_VIOLATION, CompiledPlan
 from producers.gateway.protocols import routes
 from producers.gateway.protocols.decoder import Decoded, Request
+from producers.gateway.sender import Senders
 from producers.gateway.taken import UNPROCESSABLE, Taken
 from schemas.codec import decode_events
 
 EVENTS_MAX = 1_000
+SENDERS = Senders(Settings())
 NOW_US = 1_790_000_000_000_000
 GOOD = {"type": "track", "event": "fine", "messageId": "good", "userId": "u"}
 HUGE = 10**400
@@ -222,7 +225,9 @@ IPHONE = "Mozilla/5.0 (iPhone; CPU iPhone OS 17_5 like Mac OS X) AppleWebKit/605
 
 def devices(context: Mapping[str, Any] | None, header: str) -> list[tuple[Any, ...]]:
     body = json.dumps({"batch": [GOOD | ({"context": context} if context else {})]}).encode()
-    rows = decode_events(encode_rows(take(body, user_agent=browser_agent(header)).rows)).events.to_pylist()
+    rows = decode_events(
+        encode_rows(take(body, user_agent=SENDERS.of({"user-agent": header}, None).user_agent).rows)
+    ).events.to_pylist()
     return [(row["browser"], row["os"], row["device"]) for row in rows]
 
 

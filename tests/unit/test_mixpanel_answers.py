@@ -10,8 +10,8 @@ import pytest
 from producers.gateway.answers import Answer, Refusal, Rejection
 from producers.gateway.protocols.decoder import Request, RouteTable
 from producers.gateway.protocols.mixpanel import TRACK, routes
+from tests.unit.round_trip import decoder_of
 from tests.unit.test_mixpanel_bodies import request
-from tests.unit.test_mixpanel_recorded import decoder_of
 
 EVENTS = [
     {"event": "a", "properties": {"token": "wk", "$insert_id": "i0"}},

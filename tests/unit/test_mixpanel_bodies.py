@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from producers.gateway.json_body import LENIENT_BYTES_MAX, BodyError, NotPlainError, Unusable, mentioned_keys
 from producers.gateway.protocols.decoder import Decoded, Request
 from producers.gateway.protocols.mixpanel_body import unquote
-from tests.unit.test_mixpanel_recorded import decoder_of
+from tests.unit.round_trip import decoder_of
 
 SURPRISE = {"emoji": "👩‍👧 🎉", "plus": "a+b c", "and": "a&b=c", "percent": "100 %", "korean": "한국"}
 ONE = {"event": "Ünï ✓", "properties": {"token": "wk", "distinct_id": "u", "time": 1709164835.5, **SURPRISE}}

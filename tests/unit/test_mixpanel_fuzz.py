@@ -13,8 +13,8 @@ from producers.gateway.answers import Refusal, Rejection
 from producers.gateway.json_body import BodyError, NotPlainError, Unusable
 from producers.gateway.normalise import EventLimits, Normaliser, Origin
 from producers.gateway.protocols.decoder import RawEvent
+from tests.unit.round_trip import decoder_of
 from tests.unit.test_mixpanel_bodies import PATHS, request
-from tests.unit.test_mixpanel_recorded import decoder_of
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),

@@ -2,49 +2,17 @@
 
 import json
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
-from headrace.shards.policy import OPEN
-from producers.gateway.encode import encode_rows
-from producers.gateway.limits import InflightBytes, Reservation, inflate
-from producers.gateway.normalise import EventLimits, Normaliser, Origin
-from producers.gateway.protocols import posthog
-from producers.gateway.protocols.decoder import Decoded, Decoder, Request, RouteTable
-from schemas.codec import decode_events
+from tests.unit.round_trip import decode
 from tests.unit.sdk_requests import Recorded, microseconds, recorded
 
-LIMITS = EventLimits(event_bytes_max=262_144, properties_max=1000, depth_max=64)
 DRIVERS = frozenset(("posthog-python-v0", "posthog-js"))
 EVENT_REQUESTS = [item for item in recorded(DRIVERS) if item.method != "OPTIONS"]
-TABLE = RouteTable(posthog.routes())
 LATER_US = 61_000_000
 ROUNDED_US = 1000
 """The recording's canonical times have milliseconds."""
-
-
-def decoder_of(item: Recorded) -> Decoder:
-    if item.path.rstrip("/") == "/batch":  # another protocol has it too
-        return posthog.BATCH
-    found = TABLE.find(item.path)
-    assert found is not None and found[0].decoder is not None
-    return found[0].decoder
-
-
-def decode(item: Recorded, shift_us: int = 0) -> tuple[Decoded, list[dict[str, Any]]]:
-    """The request as decoded, and its stored events after a trip through Avro; received `shift_us` later."""
-    decoder, received_us = decoder_of(item), item.received_at_us + shift_us
-    body = inflate(item.body, item.headers.get("content-encoding", ""), 10**7, Reservation(InflightBytes(10**8)))
-    request = Request(item.method, item.path, "http", item.query, item.headers, body, received_us, lenient=False)
-    decoded = decoder.decode(request, 1000)
-    origin = Origin(7, OPEN, received_us, decoder.name, decoder.volatile_keys)
-    normaliser = Normaliser(LIMITS, lambda: pytest.fail("no value here is out of bounds"))
-    rows = [normaliser.row(event, origin) for event in decoded.events]
-    back = decode_events(encode_rows(rows))
-    assert not back.poison
-    stored: list[dict[str, Any]] = back.events.to_pylist()
-    return decoded, stored
 
 
 def near(us: int, text: str) -> bool:

@@ -7,15 +7,11 @@ from typing import Any
 
 import pytest
 
-from headrace.shards.policy import OPEN
-from producers.gateway.encode import encode_rows
-from producers.gateway.normalise import EventLimits, Normaliser, Origin
 from producers.gateway.protocols import snowplow
-from producers.gateway.protocols.decoder import Decoded, Decoder, Request, RouteTable
-from schemas.codec import decode_events
+from producers.gateway.protocols.decoder import Decoder, Request, RouteTable
+from tests.unit.round_trip import decode, stored
 from tests.unit.sdk_requests import Recorded, microseconds, recorded
 
-LIMITS = EventLimits(event_bytes_max=262_144, properties_max=1000, depth_max=64)
 TABLE = RouteTable(snowplow.routes())
 DRIVERS = frozenset(("snowplow-python-post",))
 RECORDED = recorded(DRIVERS)
@@ -70,41 +66,23 @@ def decoder_of(path: str) -> Decoder:
     return found[0].decoder
 
 
-def stored(decoder: Decoder, decoded: Decoded, received_us: int) -> list[dict[str, Any]]:
-    """The events after a trip through Avro."""
-    origin = Origin(7, OPEN, received_us, decoder.name, decoder.volatile_keys)
-    normaliser = Normaliser(LIMITS, lambda: pytest.fail("no value here is out of bounds"))
-    back = decode_events(encode_rows([normaliser.row(event, origin) for event in decoded.events]))
-    assert not back.poison
-    rows: list[dict[str, Any]] = back.events.to_pylist()
-    return rows
-
-
-def received(item: Recorded, shift_us: int = 0) -> tuple[Decoded, list[dict[str, Any]]]:
-    decoder = decoder_of(item.path)
-    received_us = item.received_at_us + shift_us
-    request = Request(item.method, item.path, "http", item.query, item.headers, item.body, received_us, {}, False)
-    decoded = decoder.decode(request, 1000)
-    return decoded, stored(decoder, decoded, received_us)
-
-
 def by_post(*events: dict[str, Any]) -> list[dict[str, Any]]:
     decoder = decoder_of(snowplow.POST_PATH)
     body = json.dumps({"schema": "iglu:…", "data": events}).encode()
     request = Request("POST", snowplow.POST_PATH, "http", {}, {}, body, RECEIVED_US, {}, False)
-    return stored(decoder, decoder.decode(request, 100), RECEIVED_US)
+    return stored(decoder, request)[1]
 
 
 def by_get(event: dict[str, Any]) -> dict[str, Any]:
     decoder = decoder_of(snowplow.GET_PATH)
     request = Request("GET", snowplow.GET_PATH, "http", event, {}, b"", RECEIVED_US, {}, False)
-    (row,) = stored(decoder, decoder.decode(request, 100), RECEIVED_US)
+    _, (row,) = stored(decoder, request)
     return row
 
 
 @pytest.mark.parametrize("item", RECORDED, ids=str)
 def test_recorded_request_yields_its_events(item: Recorded) -> None:
-    decoded, rows = received(item)
+    decoded, rows = decode(item)
     assert len(rows) == len(item.expect) > 0
     for row, expect in zip(rows, item.expect, strict=True):
         assert row["customer_id"] == 7
@@ -125,7 +103,7 @@ def test_recorded_request_yields_its_events(item: Recorded) -> None:
 
 @pytest.mark.parametrize("item", RECORDED, ids=str)
 def test_clocks_that_differ_by_more_than_a_minute_move_events_without_a_true_time(item: Recorded) -> None:
-    _, rows = received(item, 61_000_000)
+    _, rows = decode(item, 61_000_000)
     moved = 0
     for row, expect in zip(rows, item.expect, strict=True):
         shift = 0 if expect["sent_at"] is None else 61_000_000
@@ -136,16 +114,17 @@ def test_clocks_that_differ_by_more_than_a_minute_move_events_without_a_true_tim
 
 @pytest.mark.parametrize("item", RECORDED, ids=str)
 def test_base64_and_get_yield_the_same_as_plain_json_by_post(item: Recorded) -> None:
-    _, rows = received(item)
+    _, rows = decode(item)
     for row, event in zip(rows, json.loads(item.body)["data"], strict=True):
         for plain, encoded in (("ue_pr", "ue_px"), ("co", "cx")):
             if plain in event:
                 event[encoded] = base64.urlsafe_b64encode(event.pop(plain).encode()).decode()
         decoder = decoder_of(snowplow.GET_PATH)
         request = Request("GET", "/i", "http", event, {}, b"", item.received_at_us, {}, False)
-        decoded = decoder.decode(request, 1)
+        assert len(decoder.decode(request, 1).events) == 1, "one event needs room for one"
+        decoded, again = stored(decoder, request)
         assert decoded.write_keys == ["wk_test"]
-        assert stored(decoder, decoded, item.received_at_us) == [row]
+        assert again == [row]
 
 
 def test_what_the_node_tracker_sends() -> None:

@@ -1,12 +1,15 @@
 """What Faust is told: batches instead of records, no memory of read offsets, the broker's credentials."""
 
+import inspect
+
 import pytest
+from aiokafka import AIOKafkaConsumer
 from aiokafka.structs import ConsumerRecord, TopicPartition
 from faust.transport.drivers.aiokafka import credentials_to_aiokafka_auth
 
 from headrace.settings import Settings
 from streams.app import _credentials
-from streams.transport import BatchScheduler, _NothingRead
+from streams.transport import BatchScheduler, ConsumerThread, _NothingRead
 
 
 def record(partition: int, offset: int) -> ConsumerRecord[bytes, bytes]:
@@ -49,3 +52,11 @@ def test_credentials_reach_the_consumer(protocol: str, mechanism: str, encrypted
     if mechanism:
         assert arguments["sasl_mechanism"] == mechanism
         assert (arguments["sasl_plain_username"], arguments["sasl_plain_password"]) == ("u", "p")
+
+
+def test_the_bounds_of_a_fetch_are_those_that_the_consumer_reads() -> None:
+    """They are set on private fields: a release of aiokafka that renames them would fetch a few records at a time."""
+    source = inspect.getsource(AIOKafkaConsumer.start)
+    for field in ("_fetch_min_bytes", "_fetch_max_wait_ms"):
+        assert f"=self.{field}," in source
+        assert field in inspect.getsource(ConsumerThread._create_worker_consumer)
