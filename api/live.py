@@ -126,10 +126,11 @@ class LiveHub:
         self, customer_id: int, last_event_id: str | None, until_us: int, recheck: Callable[[], Awaitable[None]]
     ) -> AsyncGenerator[bytes, None]:
         client = _Client(gone=self._closing)
-        # Joined here, at the first step: a stream that is never begun would never leave. And before the backlog is
-        # read, so that nothing falls between; what comes twice is dropped by its id.
+        # Joined here, at the first step: a stream that is never begun would never leave. And the reader has its
+        # place before the backlog is read, so that nothing falls between; what comes twice is dropped by its id.
         self._join(customer_id, client)
         try:
+            await self._begin_reading(customer_id)
             backlog = await self._since(customer_id, last_event_id)
             as_of_us = await self._complete_to(customer_id)
             yield f"retry: {RETRY_MS}\n\n".encode()
@@ -151,7 +152,7 @@ class LiveHub:
                     as_of_us = _later(as_of_us, max(known, default=None))
                     events = [event for entry in pending for event in entry.events]
                     if events:
-                        yield _message("events", {"events": events[-EVENTS_A_MESSAGE_MAX:]})
+                        yield _message("events", {"events": events[-EVENTS_A_MESSAGE_MAX:]}, sent)
                     yield self._stats(as_of_us, changed=True, entry_id=sent)
                     await asyncio.sleep(SEND_INTERVAL_S)
                 if client.lost:
@@ -189,11 +190,21 @@ class LiveHub:
     def _join(self, customer_id: int, client: _Client) -> None:
         self._clients.setdefault(customer_id, set()).add(client)
         metrics.gauge("headrace_live_clients").inc()
-        if customer_id not in self._readers or self._readers[customer_id].done():
-            reader = asyncio.create_task(self._read(customer_id), name=f"live-{customer_id}")
-            self._readers[customer_id] = reader
-            self._unended.add(reader)
-            reader.add_done_callback(self._unended.discard)
+
+    async def _begin_reading(self, customer_id: int) -> None:
+        """Returns when every entry from now on will be delivered to the customer's clients."""
+        if self._is_read(customer_id):
+            return
+        newest = await self._newest(f"{STREAM_PREFIX}{customer_id}")
+        if self._closing or self._is_read(customer_id):
+            return
+        reader = asyncio.create_task(self._read(customer_id, newest), name=f"live-{customer_id}")
+        self._readers[customer_id] = reader
+        self._unended.add(reader)
+        reader.add_done_callback(self._unended.discard)
+
+    def _is_read(self, customer_id: int) -> bool:
+        return customer_id in self._readers and not self._readers[customer_id].done()
 
     def _leave(self, customer_id: int, client: _Client) -> None:
         clients = self._clients.get(customer_id, set())
@@ -208,21 +219,18 @@ class LiveHub:
             if reader is not None:
                 reader.cancel()
 
-    async def _read(self, customer_id: int) -> None:
-        """Hand the customer's new entries to its clients, until the last one leaves or Redis stays away.
+    async def _read(self, customer_id: int, last: str) -> None:
+        """Hand the customer's entries after `last` to its clients, until the last one leaves or Redis stays away.
 
         Ends within BLOCK_MS of the last client's leaving, also when the cancellation was lost.
         """
         assert self._redis is not None
         name = f"{STREAM_PREFIX}{customer_id}"
-        last = "$"
         failures = 0
         while failures < READ_FAILURES_MAX:
             if self._readers.get(customer_id) is not asyncio.current_task():
                 return
             try:
-                if last == "$":
-                    last = await self._newest(name)
                 answer = await self._redis.xread({name: last}, count=BACKLOG_MAX, block=BLOCK_MS)
                 failures = 0
             except (RedisError, OSError) as error:

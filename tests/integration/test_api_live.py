@@ -138,6 +138,51 @@ async def _revoked_while_events_come(redis_url: str) -> None:
     await redis.aclose()
 
 
+class SlowToTell(AsyncRedis):
+    """Takes its time to say where a stream ends."""
+
+    async def xrevrange(self, *arguments: Any, **options: Any) -> Any:
+        await asyncio.sleep(0.2)
+        return await super().xrevrange(*arguments, **options)
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_nothing_falls_between_the_backlog_and_what_is_read_live(redis_url: str, resumed: bool) -> None:
+    asyncio.run(_written_while_a_stream_begins(redis_url, resumed=resumed))
+
+
+async def _written_while_a_stream_begins(redis_url: str, *, resumed: bool) -> None:
+    async def nothing(_customer_id: int) -> int | None:
+        return None
+
+    async def good() -> None:
+        return
+
+    redis = SlowToTell.from_url(redis_url)
+    first = await redis.xadd("live:7", {"kind": "events", "data": '[{"event":"before"}]'})
+    first_id = first.decode() if isinstance(first, bytes) else first
+    hub = LiveHub(redis, nothing, SystemClock(), clients_max=2)
+    until_us = SystemClock().now_us() + 60_000_000
+    stream = await hub.stream(7, first_id if resumed else None, until_us, good)
+    begun = asyncio.create_task(anext(stream))
+    if resumed:
+        await asyncio.sleep(0.1)  # while the stream begins
+    else:
+        await begun
+    await redis.xadd("live:7", {"kind": "events", "data": '[{"event":"meanwhile"}]'})
+    await begun
+    async with asyncio.timeout(5):
+        events = b""
+        while b"event: events" not in events:
+            events = await anext(stream)
+    assert b"meanwhile" in events
+    assert events.startswith(b"id: "), "cut off after this message, it does not come twice"
+    assert b"before" not in events
+    await stream.aclose()
+    await hub.close()
+    await redis.aclose()
+
+
 @pytest.mark.parametrize("how", ["the last client left", "the hub is closed"])
 def test_readers_end_though_a_cancellation_may_be_lost(redis_url: str, how: str) -> None:
     """Left at every turn of the loop: at some of them redis-py loses a cancellation on Python 3.11."""
