@@ -12,7 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from bench.report import Report
-from bench.stage import Stage, Watched, acknowledged, fill, kafka_stage, metrics, service, stored, total, watched
+from bench.stage import (
+    POLL_S,
+    Stage,
+    Watched,
+    acknowledged,
+    fill,
+    kafka_stage,
+    metrics,
+    service,
+    stored,
+    total,
+    watched,
+)
 from headrace.runtime.ports import free_ports
 from headrace.settings import Settings
 from schemas.topics import Topics
@@ -91,7 +103,7 @@ def wait_folded(worker: Watched, port: int, events: int) -> tuple[float, dict[st
             first = (done, now)
         if first is not None and done >= events:
             return (done - first[0]) / (now - first[1]), series
-        time.sleep(0.05)
+        time.sleep(POLL_S)
     raise RuntimeError(f"not done after {TIMEOUT_S} s\n{worker.tail()}")
 
 

@@ -63,6 +63,7 @@ SERIES: Mapping[str, Series] = {
     # importer
     "headrace_import_rows_total": Series("counter", "rows of imported files", ("outcome",)),
     # stream workers
+    "headrace_events_read_total": Series("counter", "events that a worker took in, second arrivals included"),
     "headrace_events_folded_total": Series("counter", "events that reached an aggregate"),
     "headrace_events_deduplicated_total": Series("counter", "events that were a second arrival"),
     "headrace_events_late_total": Series("counter", "events whose window was final at their arrival"),

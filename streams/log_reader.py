@@ -18,6 +18,9 @@ GROUP: Final = "reader"
 STALL_S: Final = 60.0
 """Longest wait without a record before a read counts as failed."""
 POLL_S: Final = 0.5
+ONE_FETCH_BYTES: Final = 64 * 1024
+"""Asked for where one record is wanted; a batch that is larger comes whole all the same. By itself the client fetches
+and unpacks megabytes ahead: 24 ms of CPU for each partition restored, instead of 2."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,16 +46,22 @@ class LogReader:
         """
         if end is not None and start >= end:
             return
-        consumer = kafka.consumer(self.settings, GROUP, enable_partition_eof=True)
+        yield from self._read(topic, partition, start, end)
+
+    def first_from(self, topic: str, partition: int, start: int, end: int | None = None) -> LogRecord | None:
+        """The first record at or after `start`, if there is one below `end`, or at all."""
+        if end is not None and start >= end:
+            return None
+        ahead = {"fetch_message_max_bytes": ONE_FETCH_BYTES, "queued_min_messages": 1}
+        return next(self._read(topic, partition, start, end, **ahead), None)
+
+    def _read(self, topic: str, partition: int, start: int, end: int | None, **overrides: Any) -> Iterator[LogRecord]:
+        consumer = kafka.consumer(self.settings, GROUP, enable_partition_eof=True, **overrides)
         try:
             consumer.assign([kafka.TopicPartition(topic, partition, start)])
             yield from self._records(consumer, f"{topic} partition {partition}", start, end)
         finally:
             consumer.close()
-
-    def first_from(self, topic: str, partition: int, start: int, end: int | None = None) -> LogRecord | None:
-        """The first record at or after `start`, if there is one below `end`, or at all."""
-        return next(self.read(topic, partition, start, end), None)
 
     def _records(self, consumer: Any, where: str, start: int, end: int | None) -> Iterator[LogRecord]:
         last_seen = time.monotonic()

@@ -19,8 +19,8 @@ class Measures:
 
     def __init__(self) -> None:
         self.stage_seconds: dict[Stage, float] = dict.fromkeys(STAGES, 0.0)
-        self.events = 0
         self._stages = {name: metrics.counter("headrace_stage_seconds_total", name) for name in STAGES}
+        self._read = metrics.counter("headrace_events_read_total")
         self._folded = metrics.counter("headrace_events_folded_total")
         self._deduplicated = metrics.counter("headrace_events_deduplicated_total")
         self._late = metrics.counter("headrace_events_late_total")
@@ -46,7 +46,7 @@ class Measures:
 
     def on_events(self, count: int) -> None:
         """Events taken in (duplicates included, dead letters not)."""
-        self.events += count
+        self._read.inc(count)
 
     def on_frame(self, sent: SentFrame, events: int) -> None:
         """A frame is acknowledged; `events`: records in its span, dead letters included."""
