@@ -26,7 +26,7 @@ from streams.fold.texts import OTHER_ID, DimTexts
 from streams.fold.windows import final_at_us
 
 SLOTS_MIN: Final = 1024
-DEAD_MIN: Final = 4096
+DEAD_MIN: Final = 64
 TEXTS_SPARE: Final = 1024
 DEAD_FRACTION: Final = 3
 NEVER_US: Final = 2**63 - 1
