@@ -75,7 +75,7 @@ class Receiver:
         )
         self._turns = Turns()
         self._discards = Discards()
-        self._plans = Plans()
+        self._plans = Plans(write_keys.plan)
         self._violations = ViolationCounts(settings, clock)
         self._durations: dict[tuple[str, int], Callable[[float], None]] = {}
         self._accepted: dict[str, Callable[[float], None]] = {}
@@ -221,7 +221,7 @@ class Receiver:
             is_device=sender.is_device,
             do_not_track=sender.do_not_track,
         )
-        taken = Taken(decoded, self._normaliser, origin, request.body, self._plans.of(customer))
+        taken = Taken(decoded, self._normaliser, origin, request.body, await self._plans.of(customer))
         for index in range(len(decoded.events)):
             if index % SLICE_EVENTS == SLICE_EVENTS - 1:
                 await asyncio.sleep(0)
