@@ -1,15 +1,19 @@
 """Bytes under way are bounded and always given back; bodies inflate within their bound or are refused by name."""
 
 import gzip
+import random
 import zlib
+from collections.abc import Callable
 
+import brotli
 import pytest
+from backports import zstd
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace.errors import OverloadedError
 from producers.gateway.json_body import BodyError
-from producers.gateway.limits import InflightBytes, Reservation, inflate
+from producers.gateway.limits import BROTLI_LIMIT_BYTES, INFLATE_STEP_BYTES, InflightBytes, Reservation, inflate
 
 MANY = 10**9
 
@@ -31,6 +35,7 @@ def test_what_was_compressed_comes_back(body: bytes, members: int) -> None:
     assert inflated(gzip.compress(body)) == body
     assert inflated(gzip.compress(body) * members, " GZIP ") == body * members
     assert inflated(zlib.compress(body), "deflate") == body
+    assert inflated(brotli.compress(body, quality=members), " Br") == body
     raw = zlib.compressobj(wbits=-15)
     assert inflated(raw.compress(body) + raw.flush(), "deflate") == body
 
@@ -40,6 +45,33 @@ def test_the_bound_counts_inflated_bytes_over_all_members() -> None:
     assert inflated(gzip.compress(body), "gzip", 1000) == body
     assert refusal(gzip.compress(body), "gzip", 999) == (413, "body_too_large")
     assert refusal(gzip.compress(body[:500]) * 2, "gzip", 999) == (413, "body_too_large")
+    assert inflated(brotli.compress(body), "br", 1000) == body
+    assert refusal(brotli.compress(body), "br", 999) == (413, "body_too_large")
+
+
+@pytest.mark.parametrize("past", [-1, 0, 1])
+@pytest.mark.parametrize("step", [BROTLI_LIMIT_BYTES, INFLATE_STEP_BYTES, 3 * INFLATE_STEP_BYTES, 10_000_000])
+def test_bodies_of_more_than_one_step_come_back_whole(step: int, past: int) -> None:
+    length = step + past
+    body = random.Random(length).randbytes(length // 2) + b"a" * (length - length // 2)
+    assert inflated(brotli.compress(body, quality=1), "br", length) == body
+    assert inflated(zstd.compress(body), "zstd", length) == body
+    assert inflated(gzip.compress(body, 1), "gzip", length) == body
+    for packed in (body[:1000], body[: length // 2], body):  # cut off at any place
+        cut = brotli.compress(packed, quality=1)[:-1]
+        assert refusal(cut, "br", length) == (400, "malformed_encoding")
+
+
+@given(st.binary(max_size=300), st.data())
+@settings(deadline=None)
+def test_no_damage_to_a_brotli_body_does_more_than_refuse_it(body: bytes, data: st.DataObject) -> None:
+    packed = bytearray(brotli.compress(body))
+    at = data.draw(st.integers(0, len(packed) - 1))
+    packed[at] ^= data.draw(st.integers(1, 255))
+    try:
+        inflated(bytes(packed), "br")
+    except BodyError as error:
+        assert (error.status, error.reason) in ((400, "malformed_encoding"), (413, "body_too_large"))
 
 
 @pytest.mark.parametrize(
@@ -51,7 +83,14 @@ def test_the_bound_counts_inflated_bytes_over_all_members() -> None:
         (gzip.compress(b"x" * 100, mtime=0)[:-1], "gzip", 400, "malformed_encoding"),
         (gzip.compress(b"{}", mtime=0) + b"trailing", "gzip", 400, "malformed_encoding"),
         (b"{}", "deflate", 400, "malformed_encoding"),
-        (b"{}", "br", 415, "unknown_encoding"),
+        (b"{}", "br", 400, "malformed_encoding"),
+        (b"", "br", 400, "malformed_encoding"),
+        (gzip.compress(b"{}", mtime=0), "br", 400, "malformed_encoding"),
+        (brotli.compress(bytes(range(256)))[:-1], "br", 400, "malformed_encoding"),
+        (brotli.compress(b"{}") + b"trailing", "br", 400, "malformed_encoding"),
+        (brotli.compress(b"{}") * 2, "br", 400, "malformed_encoding"),
+        (brotli.compress(b"{}"), "gzip", 400, "malformed_encoding"),
+        (b"{}", "compress", 415, "unknown_encoding"),
         (b"{}", "gzip, gzip", 415, "unknown_encoding"),
     ],
 )
@@ -63,16 +102,17 @@ def test_zero_padding_after_a_member_is_no_fault() -> None:
     assert inflated(gzip.compress(b"{}") + b"\0" * 512, "gzip") == b"{}"
 
 
-def test_a_bomb_stops_at_what_may_be_under_way() -> None:
+@pytest.mark.parametrize(("encoding", "compress"), [("gzip", gzip.compress), ("br", brotli.compress)])
+def test_a_bomb_stops_at_what_may_be_under_way(encoding: str, compress: Callable[[bytes], bytes]) -> None:
     inflight = InflightBytes(5 * 1024 * 1024)
     reservation = Reservation(inflight)
-    bomb = gzip.compress(b"a" * 50_000_000)
+    bomb = compress(b"a" * 50_000_000)
     with pytest.raises(BodyError) as caught:  # nobody's end makes room for it: coming back later would not help
-        inflate(bomb, "gzip", MANY, reservation)
+        inflate(bomb, encoding, MANY, reservation)
     assert (caught.value.status, caught.value.reason) == (413, "body_too_large")
-    assert inflight.held <= 5 * 1024 * 1024
+    assert 3 * 1024 * 1024 < inflight.held <= 5 * 1024 * 1024
     with pytest.raises(OverloadedError):
-        inflate(gzip.compress(b"a" * 2_000_000), "gzip", MANY, Reservation(inflight))
+        inflate(compress(b"a" * 3_000_000), encoding, MANY, Reservation(inflight))
     reservation.release()
     assert inflight.held == 0
 
@@ -89,3 +129,12 @@ def test_reservations_share_one_bound_and_give_all_back() -> None:
     first.release()
     first.release()
     assert inflight.held == 40
+
+
+def test_a_brotli_bomb_is_seen_within_a_step_of_its_bound() -> None:
+    """What brotli gives at a time is no more than a step, though its buffers grow past the limit it is told."""
+    inflater = brotli.Decompressor()
+    piece = inflater.process(brotli.compress(b"a" * 50_000_000), output_buffer_limit=BROTLI_LIMIT_BYTES)
+    while not inflater.is_finished():
+        assert 0 < len(piece) <= INFLATE_STEP_BYTES
+        piece = inflater.process(b"", output_buffer_limit=BROTLI_LIMIT_BYTES)
