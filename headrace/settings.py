@@ -95,6 +95,9 @@ class Settings:
     trusted_proxies: str = _setting(
         "127.0.0.0/8,::1/128", "networks of the proxies whose X-Forwarded-For is believed; empty: none"
     )
+    posthog_js_dir: str = _setting(
+        "", "folder `dist` of your copy of posthog-js, served to PostHog's HTML snippet; empty: none"
+    )
     privacy_key: str = _setting(
         "", "secret that hashes of named properties are keyed with; the same on every gateway, for good", secret=True
     )
