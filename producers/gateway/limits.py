@@ -22,6 +22,8 @@ INFLATE_STEP_BYTES: Final = 1024 * 1024
 most what they inflated so far; inflating waits for nothing, so there is one such window at a time."""
 BROTLI_LIMIT_BYTES: Final = INFLATE_STEP_BYTES // 2
 """What brotli is told to stop at; its buffers grow in blocks, so that it gives up to twice as much."""
+START_BYTES_MAX: Final = 512 * 1024
+"""Kept of the start of a body that is refused as too large, for where more than its refusal is owed (oversize.py)."""
 FREE_TIMES: Final = 2
 """A customer's requests may hold so many times what nobody holds; only a single one may hold more."""
 UNIDENTIFIED: Final = 0
@@ -105,6 +107,20 @@ class Reservation:
             self._inflight.take(count - self._taken, self._owner, self._taken)
             self._taken = count
 
+    @property
+    def held(self) -> int:
+        return self._taken
+
+    def another(self, owner: int) -> "Reservation":
+        """A new one of the same bytes, for `owner`; it holds nothing yet."""
+        return Reservation(self._inflight, owner)
+
+    def shrink_to(self, count: int) -> None:
+        """Hold at most `count` bytes."""
+        if count < self._taken:
+            self._inflight.give(self._taken - count, self._owner)
+            self._taken = count
+
     def belongs_to(self, owner: int) -> None:
         """Count it for `owner` from now on. Raises OverloadedError when that one's share is full; it counts for
         nobody then, until it is released."""
@@ -135,9 +151,37 @@ class Reservation:
 def inflate(body: bytes, encoding: str, bytes_max: int, reservation: Reservation) -> bytes:
     """`body` without its compression: by Content-Encoding (gzip, deflate, zstd, br), else by gzip's magic bytes.
 
-    Raises BodyError: 400 for what is not the compression it says, 413 past
-    `bytes_max`, 415 for other encodings.
+    Raises BodyError: 400 for what is not the compression it says, 413 past `bytes_max` (with its start, inflated),
+    415 for other encodings.
     """
+    try:
+        return _inflated(body, encoding, bytes_max, reservation)
+    except BodyError as error:
+        if error.reason == "body_too_large":
+            error.start = inflated_start(body, encoding, START_BYTES_MAX)
+        raise
+
+
+def inflated_start(body: bytes, encoding: str, bytes_max: int) -> bytes:
+    """The first `bytes_max` bytes, or fewer, of what `body` inflates to. It need not be whole; as far as it is not
+    the compression it says, it is as it is."""
+    name = encoding.strip().lower()
+    try:
+        if name in _GZIP or (name in _PLAIN and body.startswith(_GZIP_MAGIC)):
+            return zlib.decompressobj(16 + zlib.MAX_WBITS).decompress(body, bytes_max)
+        if name == "deflate":
+            return zlib.decompressobj().decompress(body, bytes_max)
+        if name == "zstd":
+            return zstd.ZstdDecompressor().decompress(body, bytes_max)
+        if name == "br":
+            start: bytes = brotli.Decompressor().process(body, output_buffer_limit=bytes_max)
+            return start[:bytes_max]
+    except (zlib.error, zstd.ZstdError, brotli.error):
+        pass
+    return body[:bytes_max]
+
+
+def _inflated(body: bytes, encoding: str, bytes_max: int, reservation: Reservation) -> bytes:
     name = encoding.strip().lower()
     if name in _GZIP or (name in _PLAIN and body.startswith(_GZIP_MAGIC)):
         return _inflate(body, (16 + zlib.MAX_WBITS,), bytes_max, reservation)

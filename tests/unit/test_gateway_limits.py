@@ -1,5 +1,6 @@
 """Bytes under way are bounded and always given back; bodies inflate within their bound or are refused by name."""
 
+import asyncio
 import gzip
 import random
 import zlib
@@ -12,8 +13,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace.errors import OverloadedError
+from producers.gateway.bodies import Incoming, read_body
 from producers.gateway.json_body import BodyError
-from producers.gateway.limits import BROTLI_LIMIT_BYTES, INFLATE_STEP_BYTES, InflightBytes, Reservation, inflate
+from producers.gateway.limits import (
+    BROTLI_LIMIT_BYTES,
+    INFLATE_STEP_BYTES,
+    START_BYTES_MAX,
+    InflightBytes,
+    Reservation,
+    inflate,
+    inflated_start,
+)
 
 MANY = 10**9
 
@@ -138,3 +148,60 @@ def test_a_brotli_bomb_is_seen_within_a_step_of_its_bound() -> None:
     while not inflater.is_finished():
         assert 0 < len(piece) <= INFLATE_STEP_BYTES
         piece = inflater.process(b"", output_buffer_limit=BROTLI_LIMIT_BYTES)
+
+
+@pytest.mark.parametrize("declared", [None, 3_000_000])
+def test_a_refused_body_leaves_no_more_than_its_start_behind(declared: int | None) -> None:
+    """Its error lives on while the rest is thrown away, and with it, in its traceback, whatever the reader held."""
+    pieces = [bytes([number]) * 100_000 for number in range(40)]
+    messages = iter([{"type": "http.request", "body": piece, "more_body": True} for piece in pieces])
+
+    async def receive() -> dict[str, object]:
+        return next(messages)
+
+    async def read() -> BodyError:
+        reservation = Reservation(InflightBytes(MANY))
+        with pytest.raises(BodyError) as caught:
+            await read_body(Incoming(receive, declared), 2_000_000, reservation)
+        return caught.value
+
+    error = asyncio.run(read())
+    assert error.start == (b"" if declared else b"".join(pieces)[:START_BYTES_MAX])
+    left, trace = 0, error.__traceback__
+    while trace is not None:
+        held = [item for item in trace.tb_frame.f_locals.values() if isinstance(item, list)]
+        left += sum(len(item) for items in held for item in items if isinstance(item, bytes) and items is not pieces)
+        trace = trace.tb_next
+    assert left == 0
+
+
+@given(st.binary(max_size=3000), st.integers(1, 3000), st.integers(0, 3000))
+@settings(deadline=None)
+def test_the_start_of_a_body_is_told_whole_or_cut_off(body: bytes, most: int, cut: int) -> None:
+    for encoding, packed in (
+        ("gzip", gzip.compress(body)),
+        ("deflate", zlib.compress(body)),
+        ("zstd", zstd.compress(body)),
+        ("br", brotli.compress(body)),
+    ):
+        assert inflated_start(packed, encoding, most) == body[:most]
+        told = inflated_start(packed[: len(packed) - cut], encoding, most)
+        assert told == body[: len(told)] or cut
+        assert len(told) <= most
+        assert len(inflated_start(body, encoding, most)) <= most, "not the compression it says"
+    assert inflated_start(b"plain " + body, "", most) == (b"plain " + body)[:most]
+
+
+def test_a_reservation_can_give_a_part_back() -> None:
+    inflight = InflightBytes(100)
+    reservation = Reservation(inflight, 1)
+    reservation.grow_to(60)
+    reservation.shrink_to(20)
+    reservation.shrink_to(30)
+    assert (reservation.held, inflight.held) == (20, 20)
+    other = reservation.another(2)
+    other.grow_to(30)
+    assert inflight.held == 50
+    reservation.release()
+    other.release()
+    assert (inflight.held, inflight.owners) == (0, 0)
