@@ -5,10 +5,12 @@ import json
 import random
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import brotli
 import httpx
+import psutil
 import pytest
 from backports import zstd
 
@@ -157,6 +159,21 @@ def test_other_protocols_refuse_as_before_and_nothing_of_it_is_kept(
     answer = httpx.post(f"{gateway.url}/v1/batch", content=long, auth=(world.write_key, ""), timeout=30)
     assert (answer.status_code, answer.json()["error"]) == (413, "body_too_large")
     assert world.rejected() == []
+
+
+def test_in_a_flood_each_that_is_told_as_taken_is_kept_and_memory_stays_bounded(
+    world: GatewayWorld, gateway: GatewayProcess
+) -> None:
+    long = body(event(world.write_key, 0, "a" * 5 * MIB))
+    process = psutil.Process(gateway.process.pid)
+    before = process.memory_info().rss
+    with ThreadPoolExecutor(40) as pool:
+        statuses = list(pool.map(lambda _: post(gateway, long).status_code, range(160)))
+    assert set(statuses) <= {200, 503}
+    assert statuses.count(200) > 100
+    assert [reason for reason, _ in world.rejected()] == ["body_too_large"] * statuses.count(200)
+    assert process.memory_info().rss - before < 150 * MIB
+    assert counted(gateway, "headrace_ingest_inflight_bytes") == 0
 
 
 def test_while_kafka_is_away_it_is_to_come_again(make_settings: MakeSettings, world: GatewayWorld) -> None:
