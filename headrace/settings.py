@@ -41,6 +41,15 @@ class Settings:
     kafka_sasl_username: str = _setting("", "SASL user")
     kafka_sasl_password: str = _setting("", "SASL password", secret=True)
     kafka_ssl_ca_location: str = _setting("", "file with the CA certificates that Kafka's certificate is checked by")
+    schema_registry_url: str = _setting(
+        "",
+        "registry of Confluent's API where `headrace topics create` registers the topics' schemas, "
+        "https://user:password@host:port; empty: none",
+        secret=True,
+    )
+    schema_registry_ca_location: str = _setting(
+        "", "file with the CA certificates that its certificate is checked by; empty: the system's"
+    )
     topic_prefix: str = _setting("", "put before every topic and group name, so that systems can share a broker")
     events_partitions: int = _setting(24, "partitions of `events`; fixed for an incarnation")
     replication_factor: int = _setting(1, "replicas of each topic that `headrace topics create` makes")
@@ -85,6 +94,9 @@ class Settings:
     country_database_check_s: float = _setting(30.0, "how often that file is looked at for a newer one")
     trusted_proxies: str = _setting(
         "127.0.0.0/8,::1/128", "networks of the proxies whose X-Forwarded-For is believed; empty: none"
+    )
+    posthog_js_dir: str = _setting(
+        "", "folder `dist` of your copy of posthog-js, served to PostHog's HTML snippet; empty: none"
     )
     privacy_key: str = _setting(
         "", "secret that hashes of named properties are keyed with; the same on every gateway, for good", secret=True

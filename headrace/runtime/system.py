@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
-from headrace import migrations, topics
+from headrace import migrations, schema_registry, topics
 from headrace.errors import UsageError
 from headrace.log import get_logger
 from headrace.runtime import credentials as secrets_of
@@ -105,6 +105,7 @@ class System:
         self.supervisor.start([self.broker, self.control, *self.shards, self.clickhouse, self.redis])
         shard_addresses = {shard: engine.address(DATABASE) for shard, engine in self._named_shards()}
         migrations.migrate(self.settings, shards=shard_addresses)
+        schema_registry.register_schemas(self.settings)
         topics.create_topics(self.settings)
         self.credentials = secrets_of.complete(
             self._plan.folder, self.credentials, self.settings, self._plan.customers

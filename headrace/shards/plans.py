@@ -1,8 +1,9 @@
 """A customer's tracking plan: the events that it means to send, as JSON Schema by event name.
 
-Owns the table `tracking_plans`, and the document that stands in it. Gateways read it together with the write key and
-judge by it (producers/gateway/plan.py); the CLI writes it. Its version grows with every change, removal included, so
-that what was compiled from an older one is never taken for the present. Refuses a document that is not understood.
+Owns the table `tracking_plans`, and the document that stands in it. Gateways look its version up together with the
+write key, read it when that is a new one, and judge by it (producers/gateway/plan.py); the CLI writes it. Its version
+grows with every change, removal included, so that what was compiled from an older one is never taken for the present.
+Refuses a document that is not understood.
 """
 
 from collections.abc import Mapping
@@ -19,7 +20,7 @@ from headrace.shards.plan_schema import check_schema, rules_of
 from schemas.event import bound_dimension
 
 PLAN_BYTES_MAX: Final = 256 * 1024
-"""Of the document as compact JSON: it travels with each lookup of a write key."""
+"""Of the document as compact JSON."""
 EVENTS_MAX: Final = 500
 
 Mode = Literal["off", "warn", "reject"]

@@ -22,6 +22,7 @@ from producers.gateway.auth import ControlDirectory, WriteKeys
 from producers.gateway.encode import warm_up
 from producers.gateway.privacy import Privacies
 from producers.gateway.protocols import RouteTable, routes
+from producers.gateway.protocols.posthog_scripts import Scripts
 from producers.gateway.publish import Publisher
 from producers.gateway.quota_ledger import RedisLedger
 from producers.gateway.quotas import Quotas
@@ -38,8 +39,8 @@ class Gateway:
     def __init__(self, settings: Settings, clock: Clock | None = None) -> None:
         self._settings = settings
         self._clock = clock or SystemClock()
-        self._table = routes()
         # Settings that cannot be are refused before anything listens.
+        self._table = routes(Scripts.of(settings))
         Senders(settings)
         Privacies.of_settings(settings)
         self._directory = ControlDirectory(settings)

@@ -4,16 +4,16 @@ A key may stand in the Authorization header (Basic, with or without its colon), 
 the body; the first that is known counts. Looked-up keys, unknown ones too, are trusted for `write_key_cache_s`, so a
 revocation works within that time; while the control database is away a known key serves on for
 `write_key_stale_s`, then the answer is "come back later". Keys are held as their hashes, at most
-`write_key_cache_max` of them.
+`write_key_cache_max` of them. A lookup tells the version of the customer's tracking plan, never the plan itself.
 """
 
 import asyncio
 import base64
 import binascii
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final, LiteralString, Protocol, TypeVar
 
 import psycopg
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
@@ -26,6 +26,7 @@ from headrace.settings import Settings
 from headrace.shards.policy import OPEN, Policy, parse_policy
 from headrace.shards.write_keys import hash_write_key
 from producers.gateway.answers import RETRY_AFTER_S
+from producers.gateway.single_flight import SingleFlight
 
 LOOKUP_TIMEOUT_S: Final = 2.0
 LOOKUP_PAUSE_S: Final = 1.0
@@ -34,28 +35,43 @@ KEY_CHARS_MAX: Final = 512
 POOL_MAX: Final = 4
 
 _FIND = """
-    SELECT c.customer_id, c.policy, p.version, p.plan
+    SELECT c.customer_id, c.policy, p.version
     FROM write_keys k JOIN customers c USING (customer_id) LEFT JOIN tracking_plans p USING (customer_id)
     WHERE k.key_hash = %s AND k.revoked_at IS NULL
 """
+_PLAN = "SELECT version, plan::text FROM tracking_plans WHERE customer_id = %s"
+
+Asked = TypeVar("Asked")
+Told = TypeVar("Told")
 
 log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Customer:
-    """A tenant as the gateway needs to know it. `plan`: its tracking plan's version and document, if it has one."""
+    """A tenant as the gateway needs to know it. `plan_version`: of its tracking plan, None if it never had one."""
 
     customer_id: int
     policy: Policy = OPEN
-    plan: tuple[int, Mapping[str, Any]] | None = None
+    plan_version: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PlanText:
+    """A tracking plan as it is stored: its version and its JSON text, `{}` once it was removed."""
+
+    version: int
+    text: str
 
 
 class Directory(Protocol):
-    """Where write keys are looked up."""
+    """Where write keys are looked up, and the tracking plans of their customers."""
 
     async def find(self, key_hash: bytes) -> Customer | None:
         """The customer of a key that is not revoked. Raises UnavailableError within LOOKUP_TIMEOUT_S."""
+
+    async def plan(self, customer_id: int) -> PlanText | None:
+        """The customer's tracking plan as it is now, if there is one. Raises UnavailableError as `find` does."""
 
 
 class ControlDirectory:
@@ -85,17 +101,25 @@ class ControlDirectory:
         await self._pool.close(timeout=LOOKUP_TIMEOUT_S)
 
     async def find(self, key_hash: bytes) -> Customer | None:
+        row = await self._row(_FIND, key_hash)
+        if row is None:
+            return None
+        customer_id, policy, plan_version = row
+        return Customer(customer_id, parse_policy(policy), plan_version)
+
+    async def plan(self, customer_id: int) -> PlanText | None:
+        row = await self._row(_PLAN, customer_id)
+        return None if row is None else PlanText(*row)
+
+    async def _row(self, query: LiteralString, parameter: bytes | int) -> tuple[Any, ...] | None:
         try:
             async with asyncio.timeout(LOOKUP_TIMEOUT_S), self._pool.connection() as connection:
-                row = await (await connection.execute(_FIND, (key_hash,))).fetchone()
+                row: tuple[Any, ...] | None = await (await connection.execute(query, (parameter,))).fetchone()
         except (psycopg.Error, PoolTimeout, TimeoutError, OSError) as error:
             raise UnavailableError(
                 f"the control database does not answer: {type(error).__name__}", retry_after_s=RETRY_AFTER_S
             ) from error
-        if row is None:
-            return None
-        customer_id, policy, version, plan = row
-        return Customer(customer_id, parse_policy(policy), None if version is None else (version, plan))
+        return row
 
     async def probe(self) -> str | None:
         """What is wrong, or None."""
@@ -123,7 +147,7 @@ class WriteKeys:
         self._stale_s = settings.write_key_stale_s
         self._entries_max = settings.write_key_cache_max
         self._entries: OrderedDict[bytes, _Entry] = OrderedDict()
-        self._lookups: dict[bytes, asyncio.Task[Customer | None]] = {}
+        self._lookups = SingleFlight(self._find)
         self._paused_until_s = float("-inf")
         metrics.gauge("headrace_write_key_cache_entries").set_function(lambda: len(self._entries))
 
@@ -143,41 +167,35 @@ class WriteKeys:
             self._entries.move_to_end(key_hash)
             return entry.customer
         try:
-            if now < self._paused_until_s:
-                raise UnavailableError("the control database did not answer lately", retry_after_s=RETRY_AFTER_S)
-            return await asyncio.shield(self._lookup(key_hash))
+            return await self._lookups.get(key_hash)
         except UnavailableError:
             # An unknown key stays unknown only as long as it is fresh: it may have been created meanwhile.
             if entry is not None and entry.customer is not None and now - entry.confirmed_s < self._stale_s:
                 return entry.customer
             raise
 
-    def _lookup(self, key_hash: bytes) -> "asyncio.Task[Customer | None]":
-        """One lookup for all who wait for the same key."""
-        task = self._lookups.get(key_hash)
-        if task is None:
-            task = asyncio.create_task(self._find(key_hash))
-            self._lookups[key_hash] = task
-            task.add_done_callback(lambda done: self._forget(key_hash, done))
-        return task
-
-    def _forget(self, key_hash: bytes, done: "asyncio.Task[Customer | None]") -> None:
-        self._lookups.pop(key_hash, None)
-        if not done.cancelled():
-            done.exception()  # whoever waited has it; nobody may have waited
+    async def plan(self, customer_id: int) -> PlanText | None:
+        """The customer's tracking plan as it is now, from the directory. Raises UnavailableError."""
+        return await self._asked(self._directory.plan, customer_id)
 
     async def _find(self, key_hash: bytes) -> Customer | None:
-        try:
-            customer = await self._directory.find(key_hash)
-        except UnavailableError as error:
-            self._paused_until_s = self._clock.monotonic() + LOOKUP_PAUSE_S
-            log.warning("write_key_lookup_failed", error=error.message)
-            raise
+        customer = await self._asked(self._directory.find, key_hash)
         self._entries[key_hash] = _Entry(customer, self._clock.monotonic())
         self._entries.move_to_end(key_hash)
         while len(self._entries) > self._entries_max:
             self._entries.popitem(last=False)
         return customer
+
+    async def _asked(self, ask: Callable[[Asked], Awaitable[Told]], about: Asked) -> Told:
+        """What the directory tells, unless it is left alone after a failure. Raises UnavailableError."""
+        if self._clock.monotonic() < self._paused_until_s:
+            raise UnavailableError("the control database did not answer lately", retry_after_s=RETRY_AFTER_S)
+        try:
+            return await ask(about)
+        except UnavailableError as error:
+            self._paused_until_s = self._clock.monotonic() + LOOKUP_PAUSE_S
+            log.warning("control_lookup_failed", error=error.message)
+            raise
 
 
 def carried_keys(headers: Mapping[str, str], query: Mapping[str, str]) -> list[str]:

@@ -7,11 +7,12 @@ comes from, and leaves the event loop to others.
 
 import asyncio
 import contextlib
+from collections.abc import Sequence
 from typing import Final
 
 from headrace.http_server import Receive
 from producers.gateway.json_body import BodyError
-from producers.gateway.limits import Reservation
+from producers.gateway.limits import START_BYTES_MAX, Reservation
 
 BODY_TIMEOUT_S: Final = 30.0
 """A body that takes longer ends with 408, which SDKs retry; one to be thrown away is left unread."""
@@ -50,7 +51,7 @@ class Incoming:
 async def read_body(incoming: Incoming, bytes_max: int, reservation: Reservation) -> bytes:
     """The body as sent, held by `reservation`. What is left of a body that is refused is for `Discards`.
 
-    Raises BodyError (413, 408), OverloadedError, ClientGoneError.
+    Raises BodyError (413, 408; with what was read of its start), OverloadedError, ClientGoneError.
     """
     if incoming.declared is not None:
         if incoming.declared > bytes_max:
@@ -63,14 +64,35 @@ async def read_body(incoming: Incoming, bytes_max: int, reservation: Reservation
             while not incoming.ended:
                 piece = await incoming.piece()
                 size += len(piece)
+                pieces.append(piece)
                 if size > bytes_max:
-                    raise _too_large(bytes_max)
+                    raise _too_large(bytes_max, _start(pieces))
                 reservation.grow_to(size)
+    except TimeoutError:
+        incoming.ended = True  # it had its time
+        pieces.clear()
+        raise BodyError("body_timeout", f"the body did not arrive within {BODY_TIMEOUT_S:g} s", status=408) from None
+    except BaseException:
+        pieces.clear()  # the traceback holds this frame as long as somebody handles the error
+        raise
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+async def read_start(incoming: Incoming, bytes_max: int, reservation: Reservation) -> bytes:
+    """The next `bytes_max` bytes of a body, fewer if it ends or takes longer than BODY_TIMEOUT_S; `reservation` holds
+    them besides what it holds. Raises OverloadedError, ClientGoneError."""
+    pieces: list[bytes] = []
+    size, before = 0, reservation.held
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            while size < bytes_max and not incoming.ended:
+                piece = (await incoming.piece())[: bytes_max - size]
+                size += len(piece)
+                reservation.grow_to(before + size)
                 pieces.append(piece)
     except TimeoutError:
         incoming.ended = True  # it had its time
-        raise BodyError("body_timeout", f"the body did not arrive within {BODY_TIMEOUT_S:g} s", status=408) from None
-    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+    return b"".join(pieces)
 
 
 class Discards:
@@ -114,5 +136,12 @@ async def _read_on(incoming: Incoming) -> None:
         size += len(await incoming.piece())
 
 
-def _too_large(bytes_max: int) -> BodyError:
-    return BodyError("body_too_large", f"the body has more than {bytes_max} bytes", status=413)
+def _start(pieces: Sequence[bytes]) -> bytes:
+    start = bytearray()
+    for piece in pieces:
+        start += piece[: START_BYTES_MAX - len(start)]
+    return bytes(start)
+
+
+def _too_large(bytes_max: int, start: bytes = b"") -> BodyError:
+    return BodyError("body_too_large", f"the body has more than {bytes_max} bytes", status=413, start=start)

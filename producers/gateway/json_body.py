@@ -43,11 +43,13 @@ _BOM = b"\xef\xbb\xbf"
 
 
 class BodyError(PoisonError):
-    """A request body of which nothing can be used. `status` is what the client gets."""
+    """A request body of which nothing can be used. `status` is what the client gets, `start` the beginning of a body
+    that was refused before it was whole, as far as it was read."""
 
-    def __init__(self, reason: str, message: str, *, status: int = 400) -> None:
+    def __init__(self, reason: str, message: str, *, status: int = 400, start: bytes = b"") -> None:
         super().__init__(reason, message)
         self.status = status
+        self.start = start
 
 
 class NotPlainError(Exception):

@@ -10,6 +10,7 @@ known yet, its key being in its body, counts for UNIDENTIFIED, who is held to th
 import zlib
 from typing import Final
 
+import brotli
 from backports import zstd
 
 from headrace import metrics
@@ -17,6 +18,12 @@ from headrace.errors import OverloadedError
 from producers.gateway.json_body import BodyError
 
 INFLATE_STEP_BYTES: Final = 1024 * 1024
+"""Inflated bytes by which a body may pass its bound before that is seen. zstd and brotli hold a window besides, of at
+most what they inflated so far; inflating waits for nothing, so there is one such window at a time."""
+BROTLI_LIMIT_BYTES: Final = INFLATE_STEP_BYTES // 2
+"""What brotli is told to stop at; its buffers grow in blocks, so that it gives up to twice as much."""
+START_BYTES_MAX: Final = 512 * 1024
+"""Kept of the start of a body that is refused as too large, for where more than its refusal is owed (oversize.py)."""
 FREE_TIMES: Final = 2
 """A customer's requests may hold so many times what nobody holds; only a single one may hold more."""
 UNIDENTIFIED: Final = 0
@@ -100,6 +107,20 @@ class Reservation:
             self._inflight.take(count - self._taken, self._owner, self._taken)
             self._taken = count
 
+    @property
+    def held(self) -> int:
+        return self._taken
+
+    def another(self, owner: int) -> "Reservation":
+        """A new one of the same bytes, for `owner`; it holds nothing yet."""
+        return Reservation(self._inflight, owner)
+
+    def shrink_to(self, count: int) -> None:
+        """Hold at most `count` bytes."""
+        if count < self._taken:
+            self._inflight.give(self._taken - count, self._owner)
+            self._taken = count
+
     def belongs_to(self, owner: int) -> None:
         """Count it for `owner` from now on. Raises OverloadedError when that one's share is full; it counts for
         nobody then, until it is released."""
@@ -128,16 +149,46 @@ class Reservation:
 
 
 def inflate(body: bytes, encoding: str, bytes_max: int, reservation: Reservation) -> bytes:
-    """`body` without its compression: by Content-Encoding (gzip, deflate), else by gzip's magic bytes.
+    """`body` without its compression: by Content-Encoding (gzip, deflate, zstd, br), else by gzip's magic bytes.
 
-    PostHog's new SDKs may send zstd. Raises BodyError: 400 for what is not the compression it says, 413 past
-    `bytes_max`, 415 for other encodings.
+    Raises BodyError: 400 for what is not the compression it says, 413 past `bytes_max` (with its start, inflated),
+    415 for other encodings.
     """
+    try:
+        return _inflated(body, encoding, bytes_max, reservation)
+    except BodyError as error:
+        if error.reason == "body_too_large":
+            error.start = inflated_start(body, encoding, START_BYTES_MAX)
+        raise
+
+
+def inflated_start(body: bytes, encoding: str, bytes_max: int) -> bytes:
+    """The first `bytes_max` bytes, or fewer, of what `body` inflates to. It need not be whole; as far as it is not
+    the compression it says, it is as it is."""
+    name = encoding.strip().lower()
+    try:
+        if name in _GZIP or (name in _PLAIN and body.startswith(_GZIP_MAGIC)):
+            return zlib.decompressobj(16 + zlib.MAX_WBITS).decompress(body, bytes_max)
+        if name == "deflate":
+            return zlib.decompressobj().decompress(body, bytes_max)
+        if name == "zstd":
+            return zstd.ZstdDecompressor().decompress(body, bytes_max)
+        if name == "br":
+            start: bytes = brotli.Decompressor().process(body, output_buffer_limit=bytes_max)
+            return start[:bytes_max]
+    except (zlib.error, zstd.ZstdError, brotli.error):
+        pass
+    return body[:bytes_max]
+
+
+def _inflated(body: bytes, encoding: str, bytes_max: int, reservation: Reservation) -> bytes:
     name = encoding.strip().lower()
     if name in _GZIP or (name in _PLAIN and body.startswith(_GZIP_MAGIC)):
         return _inflate(body, (16 + zlib.MAX_WBITS,), bytes_max, reservation)
     if name == "zstd":
         return _inflate_zstd(body, bytes_max, reservation)
+    if name == "br":
+        return _inflate_brotli(body, bytes_max, reservation)
     if name == "deflate":
         return _inflate(body, (zlib.MAX_WBITS, -zlib.MAX_WBITS), bytes_max, reservation)
     if name in _PLAIN:
@@ -164,6 +215,27 @@ def _inflate_zstd(body: bytes, bytes_max: int, reservation: Reservation) -> byte
                     raise zstd.ZstdError("it ends early")
             rest = inflater.unused_data
     except zstd.ZstdError as error:
+        raise BodyError("malformed_encoding", f"the body cannot be decompressed: {error}") from error
+    return b"".join(out)
+
+
+def _inflate_brotli(body: bytes, bytes_max: int, reservation: Reservation) -> bytes:
+    """One stream: brotli knows no others behind it."""
+    inflater = brotli.Decompressor()
+    out: list[bytes] = []
+    size, rest = 0, body
+    try:
+        while not inflater.is_finished():
+            piece = inflater.process(rest, output_buffer_limit=BROTLI_LIMIT_BYTES)
+            rest = b""
+            size += len(piece)
+            if size > bytes_max:
+                raise BodyError("body_too_large", f"the body inflates to more than {bytes_max} bytes", status=413)
+            reservation.grow_to(len(body) + size)
+            out.append(piece)
+            if not piece and not inflater.is_finished():
+                raise brotli.error("it ends early")
+    except brotli.error as error:
         raise BodyError("malformed_encoding", f"the body cannot be decompressed: {error}") from error
     return b"".join(out)
 

@@ -4,9 +4,15 @@ Judged is what would be stored: the normalised name (of a track event; other typ
 properties after the privacy rules, so that a plan says what the stores hold. The first rule that an event breaks is
 told, no more: listing all of them can cost seconds an event. Guarantees that no plan harms a request: one that cannot
 be read or compiled is logged and does not judge. A customer without a plan pays one look at a field a request.
+
+A plan is read when a request brings a version that is not held, and never before: an event is judged by the version
+that its write key's lookup told, or a later one. Without the control database a plan that is held judges on; for one
+that is not, the sender is told to come back.
 """
 
+import json
 from collections import OrderedDict
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import jsonschema_rs
@@ -17,14 +23,17 @@ from headrace.log import get_logger
 from headrace.shards.plan_schema import compile_schema, plain_schema, property_path
 from headrace.shards.plan_violations import Rule
 from headrace.shards.plans import Plan, plan_of
-from producers.gateway.auth import Customer
+from producers.gateway.auth import Customer, PlanText
 from producers.gateway.normalise import PROPERTIES, Row
+from producers.gateway.single_flight import SingleFlight
 from schemas.codec import event_arrow
 
 PLAN_VIOLATION: Final = "plan_violation"
 """The reason of an event that broke its plan in mode reject."""
-PLANS_MAX: Final = 128
-"""Compiled plans held in memory, the least used go first. One of the largest documents weighs a few MB."""
+PLANS_MAX: Final = 2048
+"""Plans held in memory, the least used go first."""
+PLANS_BYTES_MAX: Final = 4 * 1024 * 1024
+"""Of the held plans' JSON texts together; a single plan may have more. Compiled, one weighs up to 70 times that."""
 PATH_CHARS_MAX: Final = 200
 EXPECTED_CHARS_MAX: Final = 100
 UNPLANNED: Final = "unplanned"
@@ -126,33 +135,64 @@ class CompiledPlan:
             return None
 
 
+_Version = tuple[int, int]
+"""A customer's id and the version of its plan."""
+
+
 class Plans:
-    """The compiled plans of the customers that have one. One event loop, so no lock."""
+    """The compiled plans of the customers that have one, read by `read` when they are needed. One event loop, so no
+    lock."""
 
-    def __init__(self) -> None:
-        self._compiled: OrderedDict[tuple[int, int], CompiledPlan | None] = OrderedDict()
+    def __init__(self, read: Callable[[int], Awaitable[PlanText | None]]) -> None:
+        self._read = read
+        self._held: OrderedDict[_Version, tuple[CompiledPlan | None, int]] = OrderedDict()
+        self._held_bytes = 0
+        self._flights = SingleFlight(self._fetch)
 
-    def of(self, customer: Customer) -> CompiledPlan | None:
-        """The customer's plan, None if it has none that judges anything. Never raises."""
-        if customer.plan is None:
+    @property
+    def held(self) -> int:
+        """How many versions of plans are held."""
+        return len(self._held)
+
+    async def of(self, customer: Customer) -> CompiledPlan | None:
+        """The customer's plan, None if it has none that judges anything. Raises UnavailableError where the plan is
+        not held and cannot be read."""
+        if customer.plan_version is None:
             return None
-        version, document = customer.plan
-        key = (customer.customer_id, version)
-        try:
-            self._compiled.move_to_end(key)
-            return self._compiled[key]
-        except KeyError:
-            pass
-        try:
-            plan = plan_of(document)
-        except ConfigurationError as error:
-            log.error("plan_unusable", customer_id=customer.customer_id, version=version, error=error.message)
-            plan = None
-        made = CompiledPlan(plan) if plan is not None and plan.mode != "off" else None
-        self._compiled[key] = made
-        while len(self._compiled) > PLANS_MAX:
-            self._compiled.popitem(last=False)
+        version = (customer.customer_id, customer.plan_version)
+        held = self._held.get(version)
+        if held is None:
+            return await self._flights.get(version)
+        self._held.move_to_end(version)
+        return held[0]
+
+    async def _fetch(self, asked: _Version) -> CompiledPlan | None:
+        customer_id, version = asked
+        stored = await self._read(customer_id)
+        if stored is None:  # its customer is gone
+            self._hold(asked, None, 0)
+            return None
+        made = _compiled(customer_id, stored)
+        for number in {version, stored.version}:  # changed since the lookup: who brings the old version gets this one
+            self._hold((customer_id, number), made, len(stored.text))
         return made
+
+    def _hold(self, version: _Version, made: CompiledPlan | None, size: int) -> None:
+        _, replaced = self._held.pop(version, (None, 0))
+        self._held[version] = made, size
+        self._held_bytes += size - replaced
+        while len(self._held) > PLANS_MAX or (self._held_bytes > PLANS_BYTES_MAX and len(self._held) > 1):
+            _, (_, freed) = self._held.popitem(last=False)
+            self._held_bytes -= freed
+
+
+def _compiled(customer_id: int, stored: PlanText) -> CompiledPlan | None:
+    try:
+        plan = plan_of(json.loads(stored.text))
+    except (ConfigurationError, ValueError, RecursionError) as error:
+        log.error("plan_unusable", customer_id=customer_id, version=stored.version, error=str(error)[:300])
+        plan = None
+    return CompiledPlan(plan) if plan is not None and plan.mode != "off" else None
 
 
 def _told(error: jsonschema_rs.ValidationError, properties: Any) -> tuple[str, str, str, str]:

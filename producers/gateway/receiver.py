@@ -28,6 +28,7 @@ from producers.gateway.identify import Identifier
 from producers.gateway.json_body import BodyError
 from producers.gateway.limits import UNIDENTIFIED, InflightBytes, Reservation, inflate
 from producers.gateway.normalise import EventLimits, Normaliser, Origin
+from producers.gateway.oversize import OversizeBodies
 from producers.gateway.plan import Plans
 from producers.gateway.plan_counts import ViolationCounts
 from producers.gateway.privacy import Privacies
@@ -75,7 +76,8 @@ class Receiver:
         )
         self._turns = Turns()
         self._discards = Discards()
-        self._plans = Plans()
+        self._oversize = OversizeBodies(write_keys, quotas, publisher, self._normaliser)
+        self._plans = Plans(write_keys.plan)
         self._violations = ViolationCounts(settings, clock)
         self._durations: dict[tuple[str, int], Callable[[float], None]] = {}
         self._accepted: dict[str, Callable[[float], None]] = {}
@@ -129,10 +131,11 @@ class Receiver:
         reservation = Reservation(self._inflight, UNIDENTIFIED)
         grant = Grant()
         handed_over = stored = False
+        named: Customer | None = None
         try:
             incoming = Incoming(receive, _declared_length(request.headers))
             named = await self._admit(request, incoming, reservation)
-            request = await self._read(request, incoming, reservation, named)
+            request = await self._read(decoder, request, incoming, reservation, named)
             if route.choose is not None:
                 decoder = route.choose(request)
             decoded, customer = await self._identifier.events(decoder, request, reservation, named)
@@ -143,13 +146,9 @@ class Receiver:
             await self._publisher.publish(taken.rows, taken.rejected, reservation.release)
             stored = True
         except BodyError as error:
-            return self._refuse(decoder, request, Refusal(error.status, error.reason, error.message))
-        except OverQuotaError as error:
-            return self._refuse(decoder, request, Refusal(429, "quota_exceeded", error.message, error.wait_s))
+            return await self._refuse_body(decoder, request, error, named, scope, reservation)
         except RetryableError as error:
-            wait_s = RETRY_AFTER_S if error.retry_after_s is None else round(error.retry_after_s)
-            reason = "overloaded" if isinstance(error, OverloadedError) else "unavailable"
-            return self._refuse(decoder, request, Refusal(503, reason, error.message, wait_s))
+            return self._refuse_for_now(decoder, request, error)
         except HeadraceError as error:
             log.error("request_failed", error=str(error), path=request.path)
             return self._refuse(decoder, request, Refusal(500, "internal", "the events could not be stored"))
@@ -185,14 +184,21 @@ class Receiver:
         return named
 
     async def _read(
-        self, request: Request, incoming: Incoming, reservation: Reservation, named: Customer | None
+        self,
+        decoder: Decoder,
+        request: Request,
+        incoming: Incoming,
+        reservation: Reservation,
+        named: Customer | None,
     ) -> Request:
         """The request with its body, inflated, when it is its turn to be worked on."""
         try:
             raw = await read_body(incoming, self._body_bytes_max, reservation)
-        except (BodyError, OverloadedError):
-            reservation.release()
-            await self._discards.discard(incoming, _owner(named))
+        except (BodyError, OverloadedError) as error:
+            try:
+                await self._oversize.hold(decoder, request, incoming, error, reservation)
+            finally:
+                await self._discards.discard(incoming, _owner(named))
             raise
         if len(raw) >= TURN_BYTES:
             await self._turns.wait(_owner(named))
@@ -221,7 +227,7 @@ class Receiver:
             is_device=sender.is_device,
             do_not_track=sender.do_not_track,
         )
-        taken = Taken(decoded, self._normaliser, origin, request.body, self._plans.of(customer))
+        taken = Taken(decoded, self._normaliser, origin, request.body, await self._plans.of(customer))
         for index in range(len(decoded.events)):
             if index % SLICE_EVENTS == SLICE_EVENTS - 1:
                 await asyncio.sleep(0)
@@ -242,6 +248,33 @@ class Receiver:
         except RetryableError as error:
             log.warning("settings_unchecked", error=error.message)
         return document.answer(request, keys[0])
+
+    async def _refuse_body(
+        self,
+        decoder: Decoder,
+        request: Request,
+        error: BodyError,
+        named: Customer | None,
+        scope: Scope,
+        reservation: Reservation,
+    ) -> Answer:
+        """The refusal of a body. One that is told as a success is told so when what is left of the body is kept."""
+        if self._oversize.is_answered(decoder, request, error):
+            sender = self._senders.of(request.headers, scope.get("client"))
+            try:
+                if not await self._oversize.keep(request, error, named, sender, reservation):
+                    unknown = Refusal(401, "unknown_write_key", f"{error.message}, and it names no known write key")
+                    return self._refuse(decoder, request, unknown)
+            except RetryableError as away:
+                return self._refuse_for_now(decoder, request, away)
+        return self._refuse(decoder, request, Refusal(error.status, error.reason, error.message))
+
+    def _refuse_for_now(self, decoder: Decoder, request: Request, error: RetryableError) -> Answer:
+        if isinstance(error, OverQuotaError):
+            return self._refuse(decoder, request, Refusal(429, "quota_exceeded", error.message, error.wait_s))
+        wait_s = RETRY_AFTER_S if error.retry_after_s is None else round(error.retry_after_s)
+        reason = "overloaded" if isinstance(error, OverloadedError) else "unavailable"
+        return self._refuse(decoder, request, Refusal(503, reason, error.message, wait_s))
 
     def _refuse(self, decoder: Decoder, request: Request, refusal: Refusal) -> Answer:
         metrics.counter("headrace_requests_refused_total", refusal.reason).inc()

@@ -6,6 +6,7 @@ publisher encodes it, and read again. `test_real_kafka.py` posts the nastier inp
 """
 
 import asyncio
+import json
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from headrace.settings import Settings
 from headrace.shards.policy import Policy, Quota
 from headrace.shards.write_keys import hash_write_key
 from producers.gateway.answers import Answer, Refusal, Rejection
-from producers.gateway.auth import Customer, WriteKeys
+from producers.gateway.auth import Customer, PlanText, WriteKeys
 from producers.gateway.encode import encode_rows
 from producers.gateway.normalise import Row
 from producers.gateway.protocols import Route, RouteTable, routes
@@ -69,7 +70,7 @@ class Outcome:
 CUSTOMERS: Final[Mapping[str, Customer]] = {
     "wk_test": Customer(1),
     "wk_private": Customer(2, PRIVATE),
-    "wk_planned": Customer(3, plan=(1, PLAN)),
+    "wk_planned": Customer(3, plan_version=1),
     "wk_used_up": Customer(4, Policy(quota=Quota(per_month=0))),
 }
 """By write key."""
@@ -81,6 +82,10 @@ class _Directory:
 
     async def find(self, key_hash: bytes) -> Customer | None:
         return self._customers.get(key_hash)
+
+    async def plan(self, customer_id: int) -> PlanText | None:
+        assert customer_id == 3
+        return PlanText(1, json.dumps(PLAN))
 
 
 class _Watched:

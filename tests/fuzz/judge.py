@@ -5,6 +5,7 @@ import re
 from typing import Any, Final
 
 from producers.gateway.normalise import REASONS, Row
+from producers.gateway.oversize import REASONS as BODY_REASONS
 from producers.gateway.protocols import routes
 from producers.gateway.taken import UNPROCESSABLE
 from schemas.codec import event_arrow
@@ -93,10 +94,17 @@ def _accounting(sent: Sent, outcome: Outcome) -> list[str]:
             found.append(f"the body lists {declared} events, {outcome.events} were decoded")
         if outcome.rejections != rejected:
             found.append(f"{rejected} events set aside, {outcome.rejections} told")
+    elif outcome.status == 200 and outcome.decoder:  # too large, and told as taken: what is left of it is one record
+        if (
+            rows
+            or rejected + outcome.not_tracked != 1
+            or any(item.reason not in BODY_REASONS for item in outcome.rejected)
+        ):
+            found.append(f"refused as if it was taken, and {rows} events stored, {rejected} set aside")
     elif rows or rejected:
         found.append(f"status {outcome.status}, and {rows} events stored, {rejected} set aside")
     for item in outcome.rejected:
-        if item.reason not in REASONS:
+        if item.reason not in REASONS | BODY_REASONS:
             found.append(f"set aside for the unknown reason {item.reason!r}")
         if not item.raw or not item.message:
             found.append(f"set aside without a trace: {item}")

@@ -9,9 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import brotli
 import httpx
 import psutil
 import pytest
+from backports import zstd
 
 from tests.integration.conftest import Databases, MakeSettings
 from tests.integration.gateway_world import GatewayProcess, GatewayWorld, make_gateway_world
@@ -101,6 +103,7 @@ def test_bad_bodies_each_get_their_error_and_the_gateway_goes_on(
     body = f'{{"batch":[{good(0)}]}}'.encode()
     zipped = gzip.compress(body)
     bomb = gzip.compress(b'{"batch":["' + b"a" * (200 * MIB) + b'"]}')
+    brotli_bomb = brotli.compress(b'{"batch":["' + b"a" * (200 * MIB) + b'"]}', quality=5)
     assert len(bomb) < MIB
     deep = b'{"batch":' + b"[" * 2000 + b"]" * 2000 + b"}"
     many = b'{"batch":[' + b"1," * 20_001 + b"1]}"
@@ -118,7 +121,9 @@ def test_bad_bodies_each_get_their_error_and_the_gateway_goes_on(
         ("bomb in a bomb", gzip.compress(bomb), {"content_encoding": "gzip"}, 400, "malformed_json"),
         ("too many", many, {}, 413, "too_many_events"),
         ("40 MB", b'{"batch":["' + b"a" * 40_000_000 + b'"]}', {}, 413, "body_too_large"),
-        ("brotli", body, {"content_encoding": "br"}, 415, "unknown_encoding"),
+        ("compress", body, {"content_encoding": "compress"}, 415, "unknown_encoding"),
+        ("brotli in name only", body, {"content_encoding": "br"}, 400, "malformed_encoding"),
+        ("brotli bomb", brotli_bomb, {"content_encoding": "br"}, 413, "body_too_large"),
     ]
     process = psutil.Process(gateway.process.pid)
     before = process.memory_info().rss
@@ -137,9 +142,11 @@ def test_bad_bodies_each_get_their_error_and_the_gateway_goes_on(
         (4, {"content_encoding": "identity"}, body),
         (5, {"content_encoding": "gzip"}, gzip.compress(body[:10]) + gzip.compress(body[10:])),
         (6, {"content_type": "text/plain"}, body),
+        (7, {"content_encoding": "br"}, brotli.compress(body)),
+        (8, {"content_encoding": "zstd"}, zstd.compress(body)),
     ):
         assert post(world, gateway, content, **headers).status_code == 200, number
-    world.events(7)
+    world.events(9)
 
 
 def test_a_body_of_unknown_length_is_bounded_too(world: GatewayWorld, gateway: GatewayProcess) -> None:

@@ -1,10 +1,11 @@
-"""The memory of write keys, over the real control database."""
+"""The memory of write keys and what comes with them, over the real control database."""
 
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, LiteralString
 
 import pytest
 
@@ -13,8 +14,10 @@ from headrace.errors import UnavailableError
 from headrace.settings import Settings
 from headrace.shards.address import connect_control
 from headrace.shards.customers import create_customer
+from headrace.shards.plans import EventPlan, Mode, Plan, remove_plan, write_plan
 from headrace.shards.write_keys import create_write_key, revoke_write_key
-from producers.gateway.auth import ControlDirectory, Customer, WriteKeys
+from producers.gateway.auth import ControlDirectory, Customer, PlanText, WriteKeys
+from producers.gateway.plan import Plans
 from tests.integration.conftest import Databases, MakeSettings
 from tests.integration.gateway_world import make_control
 
@@ -27,10 +30,21 @@ class CountingDirectory(ControlDirectory):
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
         self.lookups: Counter[bytes] = Counter()
+        self.plans = 0
+        self.received_bytes = 0
 
     async def find(self, key_hash: bytes) -> Customer | None:
         self.lookups[key_hash] += 1
         return await super().find(key_hash)
+
+    async def plan(self, customer_id: int) -> PlanText | None:
+        self.plans += 1
+        return await super().plan(customer_id)
+
+    async def _row(self, query: LiteralString, parameter: bytes | int) -> tuple[Any, ...] | None:
+        row = await super()._row(query, parameter)
+        self.received_bytes += len(repr(row))
+        return row
 
 
 @pytest.fixture
@@ -120,6 +134,53 @@ def test_without_the_database_a_known_key_serves_on_and_an_unknown_one_cannot_be
         clock.advance(8)
         with pytest.raises(UnavailableError):
             await keys.resolve([key])
+
+    run(settings, check)
+
+
+def test_a_lookup_carries_the_plans_version_and_the_plan_is_read_only_when_that_is_new(settings: Settings) -> None:
+    """The bytes that Postgres sends are counted: a plan of 200 KB weighs nothing on the next lookups of the key."""
+    customer_id, keys = make_keys(settings, 2)
+    schema = {"description": "x" * 200_000, "required": ["total"]}
+
+    def set_plan(mode: Mode) -> None:
+        with connect_control(settings) as control:
+            write_plan(control, customer_id, Plan(mode=mode, events={"order": EventPlan(schema=schema)}))
+
+    async def check(directory: CountingDirectory, settings: Settings) -> None:
+        clock = ManualClock()
+        write_keys = WriteKeys(directory, settings, clock)
+        plans = Plans(write_keys.plan)
+
+        async def mode() -> str | None:
+            for key in keys:
+                customer = await write_keys.resolve([key])
+                assert customer is not None
+                plan = await plans.of(customer)
+            found = None if plan is None else plan.judge("track", "order", "{}")
+            return None if found is None else found.rule.mode
+
+        assert await mode() is None
+        assert directory.plans == 0, "who never had a plan pays nothing"
+        set_plan("warn")
+        clock.advance(2.1)
+        assert await mode() == "warn"
+        assert directory.plans == 1
+        for _ in range(5):
+            clock.advance(2.1)
+            assert await mode() == "warn"
+        assert directory.lookups.total() == 14
+        assert directory.plans == 1
+        assert 200_000 < directory.received_bytes < 201_500, "one plan, fourteen lookups"
+        set_plan("reject")
+        assert await mode() == "warn", "as long as the keys are trusted"
+        clock.advance(2.1)
+        assert await mode() == "reject"
+        with connect_control(settings) as control:
+            assert remove_plan(control, customer_id)
+        clock.advance(2.1)
+        assert await mode() is None
+        assert directory.plans == 3
 
     run(settings, check)
 

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 import pytest
 from playwright.sync_api import Browser, sync_playwright
@@ -20,7 +21,11 @@ from tests.integration.conftest import (
 )
 from tests.sdks.browser import site
 from tests.sdks.record import Record
+from tests.sdks.subjects import MODULES
 from tests.sdks.world import World
+
+POSTHOG_JS: Final = MODULES / "posthog-js" / "dist"
+"""What PostHog's HTML snippet is served."""
 
 __all__ = [
     "engines_folder",
@@ -39,7 +44,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     if named := os.environ.get("HEADRACE_SDKS_TARGET"):
         yield World(Path(named))
         return
-    with running_system(tmp_path_factory.mktemp("sdks")) as system:
+    with running_system(tmp_path_factory.mktemp("sdks"), posthog_js_dir=str(POSTHOG_JS)) as system:
         yield World(system.folder)
 
 

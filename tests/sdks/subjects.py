@@ -133,7 +133,7 @@ BROWSER_SUBJECTS: Final = (
     *_modes(Subject("@segment/analytics-next", "segment", "browser", "segment"), "plain", "batch"),
     *_modes(Subject("@rudderstack/analytics-js", "rudder", "browser", "rudder", own_ids=False), "plain", "batch"),
     Subject("@jitsu/js", "jitsu", "browser", "jitsu", own_ids=False, retries=False, unsent=NO_ALIAS),
-    Subject("posthog-js", "posthog", "browser", "posthog", own_ids=False),
+    *_modes(Subject("posthog-js", "posthog", "browser", "posthog", own_ids=False), "plain", "snippet"),
     *_modes(
         Subject("mixpanel-browser", "mixpanel", "browser", "mixpanel", own_ids=False, retries=False),
         "base64",

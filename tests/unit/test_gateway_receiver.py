@@ -12,7 +12,7 @@ from headrace.clock import SystemClock
 from headrace.settings import Settings
 from headrace.shards.policy import Policy, Quota
 from producers.gateway.answers import Answer, Refusal, Rejection, refusal_answer
-from producers.gateway.auth import Customer, WriteKeys
+from producers.gateway.auth import Customer, PlanText, WriteKeys
 from producers.gateway.protocols import routes
 from producers.gateway.protocols.decoder import Decoded, Request, Route, RouteTable
 from producers.gateway.publish import Publisher
@@ -49,6 +49,9 @@ class _OneCustomer:
 
     async def find(self, key_hash: bytes) -> Customer | None:
         return self._customer
+
+    async def plan(self, customer_id: int) -> PlanText | None:
+        raise AssertionError(f"customer {customer_id} has no plan")
 
 
 Ask = Callable[..., Awaitable[tuple[int, dict[bytes, bytes], dict[str, Any]]]]

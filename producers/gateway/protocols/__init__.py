@@ -6,6 +6,7 @@ from producers.gateway.protocols import (
     fixed,
     mixpanel,
     posthog,
+    posthog_scripts,
     segment,
     segment_jitsu,
     shared_paths,
@@ -16,9 +17,10 @@ from producers.gateway.protocols.decoder import Route, RouteTable
 __all__ = ["Route", "RouteTable", "routes"]
 
 
-def routes() -> RouteTable:
-    """All paths that the gateway answers beside its own."""
+def routes(scripts: posthog_scripts.Scripts | None = None) -> RouteTable:
+    """All paths that the gateway answers beside its own. `scripts`: of posthog-js, none if not given."""
     families = (
         segment, segment_jitsu, posthog, mixpanel, amplitude, snowplow, cloudevents, shared_paths, fixed,
     )  # fmt: skip
-    return RouteTable([route for family in families for route in family.routes()])
+    found = [route for family in families for route in family.routes()]
+    return RouteTable(found + posthog_scripts.routes(scripts or posthog_scripts.Scripts()))

@@ -1,8 +1,26 @@
-// PostHog's JavaScript SDK.
+// PostHog's JavaScript SDK: from npm, or as its HTML snippet loads it, from the host that takes the events.
 window.scripts = [];
 
-window.drive = async ({ host, key, calls }) => {
-  const posthog = (await import("/modules/posthog-js/dist/module.no-external.js")).default;
+// What a snippet does: a list in the SDK's place that keeps calls, and a script that takes them over.
+const byScript = (host) =>
+  new Promise((ready, failed) => {
+    const stub = Object.assign([], { _i: [], people: [], __SV: 1 });
+    stub.init = (...given) => stub._i.push([...given, "posthog"]);
+    window.posthog = stub;
+    const script = document.createElement("script");
+    script.crossOrigin = "anonymous";
+    script.async = true;
+    script.src = `${host}/static/array.js`;
+    script.onerror = () => failed(new Error("the script did not load"));
+    script.onload = () => ready(window.posthog);
+    document.head.appendChild(script);
+  });
+
+window.drive = async ({ host, key, mode, calls }) => {
+  const posthog =
+    mode === "snippet"
+      ? await byScript(host)
+      : (await import("/modules/posthog-js/dist/module.no-external.js")).default;
   await new Promise((loaded) =>
     posthog.init(key, {
       api_host: host,
