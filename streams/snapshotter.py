@@ -10,8 +10,6 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-import pyarrow as pa
-
 from headrace import kafka
 from headrace.errors import RetryableError
 from headrace.log import get_logger
@@ -47,7 +45,6 @@ class Snapshotter:
         self._assignment = assignment
         self._measures = measures
         self._busy = False
-        # One thread of its own: Arrow's allocator keeps what each thread that ever encoded has used.
         self._encoder = ThreadPoolExecutor(1, thread_name_prefix="snapshot")
 
     def is_due(self, held: Held, now_s: float) -> bool:
@@ -90,7 +87,7 @@ class Snapshotter:
             taken = held.fold.snapshot()
         finally:
             held.gate.set()
-        chunks = await asyncio.get_running_loop().run_in_executor(self._encoder, _encoded, taken)
+        chunks = await asyncio.get_running_loop().run_in_executor(self._encoder, _chunks, taken)
         if not self._is_ours(held):
             return None
         context = writer.context
@@ -179,8 +176,5 @@ class Snapshotter:
         return self._assignment.get(held.partition) is held
 
 
-def _encoded(taken: Snapshot) -> list[bytes]:
-    """A snapshot's bytes in chunks, with nothing of the making left behind."""
-    chunks = split(taken.sections())
-    pa.default_memory_pool().release_unused()
-    return chunks
+def _chunks(taken: Snapshot) -> list[bytes]:
+    return split(taken.sections())
