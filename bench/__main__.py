@@ -14,7 +14,7 @@ BENCHES: Mapping[str, str] = {
     "pipeline": "gateway to API: sustained rate with bounded lag, and accepted to visible",
     "recovery": "a worker with a million open rows, killed",
     "memory": "a worker's memory over ten minutes, per million rows and ids",
-    "ingest": "the gateway beside bare ASGI and plain FastAPI; answers at half load, memory under attack",
+    "ingest": "the gateway beside bare ASGI and FastAPI; answers at half load, memory under attack",
 }
 
 

@@ -5,8 +5,9 @@ a body that is not plain JSON is taken apart only for a key that is known.
 """
 
 import asyncio
-import dataclasses
 from typing import Final
+
+import msgspec
 
 from headrace import metrics
 from producers.gateway.auth import Customer, WriteKeys, carried_keys
@@ -60,7 +61,7 @@ class Identifier:
     async def _repair(self, decoder: Decoder, request: Request, reservation: Reservation) -> Decoded:
         """Decode the slow way: larger bodies one at a time beside the event loop, what waits for it bounded by what
         it will need."""
-        request = dataclasses.replace(request, lenient=True)
+        request = msgspec.structs.replace(request, lenient=True)
         if len(request.body) <= LENIENT_INLINE_BYTES_MAX:
             return decoder.decode(request, EVENTS_MAX)
         if len(request.body) <= LENIENT_BYTES_MAX:  # else it is refused at once

@@ -17,7 +17,7 @@ from headrace.errors import PoisonError
 from headrace.settings import Settings
 from headrace.shards.policy import OPEN, Policy
 from producers.gateway.addresses import parse_address
-from producers.gateway.enrich import Lookup, bounded, enrich, library
+from producers.gateway.enrich import Enriched, Lookup, bounded, enrich, library
 from producers.gateway.json_body import DEPTH_MAX, Unusable, key_count, nests_deeper
 from producers.gateway.privacy import NotTrackedError, Privacies, Privacy
 from producers.gateway.protocols.decoder import RawEvent
@@ -116,7 +116,7 @@ class Normaliser:
         lookup: Lookup | None = None,
         privacies: Privacies | None = None,
     ) -> None:
-        self._limits = limits
+        self.limits = limits
         self._on_value_dropped = on_value_dropped
         self._lookup = lookup
         self._privacies = privacies or Privacies()
@@ -164,20 +164,18 @@ class Normaliser:
         message_id, replaced = self._message_id(event, origin, privacy)
         if replaced is not None:
             context = {**context, ORIGINAL_ID_KEY: replaced}
-        properties_json = self._encode(properties) if properties else _EMPTY_JSON
-        context_json = self._encode(context) if context else _EMPTY_JSON
-        user_id, anonymous_id = _id(event.user_id), _id(event.anonymous_id)
-        group_id, previous_id, session_id = _id(event.group_id), _id(event.previous_id), _id(event.session_id)
+        properties_json = self.json_of(properties) if properties else _EMPTY_JSON
+        context_json = self.json_of(context) if context else _EMPTY_JSON
+        user_id, anonymous_id = id_text(event.user_id), id_text(event.anonymous_id)
+        group_id, previous_id, session_id = (
+            id_text(event.group_id),
+            id_text(event.previous_id),
+            id_text(event.session_id),
+        )
         self._check_size((properties_json, context_json, user_id, anonymous_id, group_id, previous_id, session_id))
 
         value = self._value(properties) if type_ in _VALUED and properties else None
-        enriched = enrich(type_, name, properties, context)
-        if self._lookup is not None:
-            enriched = self._lookup(
-                enriched,
-                address=origin.address if given is None and origin.is_device else _sender_address(given, origin),
-                user_agent=agent if isinstance(agent, str) else origin.user_agent,
-            )
+        enriched = self.looked_up(enrich(type_, name, properties, context), given, agent, origin)
         if privacy is not None:
             enriched = privacy.columns(enriched)
         return (
@@ -204,6 +202,17 @@ class Normaliser:
             event.attempt,
         )
 
+    def looked_up(self, enriched: Enriched, given: Any, agent: Any, origin: Origin) -> Enriched:
+        """`enriched`, and what a library tells of its sender: of the address `given` and the user agent that the
+        context names, else of the request's. The same object where that is nothing."""
+        if self._lookup is None:
+            return enriched
+        return self._lookup(
+            enriched,
+            address=origin.address if given is None and origin.is_device else _sender_address(given, origin),
+            user_agent=agent if isinstance(agent, str) else origin.user_agent,
+        )
+
     def _message_id(self, event: RawEvent, origin: Origin, privacy: Privacy | None) -> tuple[str, str | None]:
         """The id, and the sender's own if that had to be replaced.
 
@@ -225,8 +234,9 @@ class Normaliser:
             return f"content-{privacy.hashed(stable)}", None
         return f"content-{xxhash.xxh128_hexdigest(_ENCODE_SORTED(stable))}", None
 
-    def _encode(self, value: Mapping[str, Any]) -> str:
-        limits = self._limits
+    def json_of(self, value: Mapping[str, Any]) -> str:
+        """An object as it is stored. Raises PoisonError for one past the limits."""
+        limits = self.limits
         try:
             encoded = _ENCODE(value)
         except RecursionError:
@@ -238,7 +248,7 @@ class Normaliser:
         return encoded.decode()
 
     def _check_size(self, texts: Sequence[str | None]) -> None:
-        most = self._limits.event_bytes_max
+        most = self.limits.event_bytes_max
         if sum([len(text) for text in texts if text]) * UTF8_BYTES_MAX <= most:
             return
         size = sum([len(text.encode()) for text in texts if text])
@@ -280,7 +290,7 @@ def _name(value: Any) -> str:
     raise PoisonError("missing_event_name", "an event's name must be a text")
 
 
-def _id(value: Any) -> str | None:
+def id_text(value: Any) -> str | None:
     """An id as text; numbers are common among senders' ids, other types are mistakes."""
     if value is None or value == "":
         return None

@@ -1,13 +1,14 @@
-"""Rows into Kafka: a request is settled when each of its records is acknowledged by all in-sync replicas.
+"""Events into Kafka: a request is settled when each of its records is acknowledged by all in-sync replicas.
 
-One idempotent producer, one event loop, no threads of ours: rows of requests that arrive within a millisecond are
-encoded together, delivery reports are polled on the loop while something is unsettled. Bounded: records by
+One idempotent producer, one event loop, no threads of ours: delivery reports are polled on the loop while something
+is unsettled. Bounded: records by
 RECORDS_MAX, time by `ingest_publish_timeout_s`, bytes by what the requests hold until their last report is in, also
 when nobody waits for the answer any more. A record may land although its request was answered 503; the sender's
 retry is then a duplicate, which its message id takes out.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -20,14 +21,11 @@ from headrace.errors import HeadraceError, OverloadedError, PoisonError, Unavail
 from headrace.log import get_logger
 from headrace.settings import Settings
 from producers.gateway.answers import RETRY_AFTER_S
-from producers.gateway.encode import encode_rows
-from producers.gateway.normalise import CUSTOMER, Row
+from producers.gateway.encode import Records, encoded
+from producers.gateway.normalise import Row
 from schemas.event import record_key
 from schemas.topics import Topics
 
-COLLECT_S: Final = 0.001
-"""How long rows wait for company: see `encode`."""
-COLLECT_ROWS_MAX: Final = 2_000
 RECORDS_MAX: Final = 400_000
 """Unsettled records; the client's own queue holds more, so that it never refuses one of a request's records."""
 POLL_S: Final = 0.001
@@ -53,17 +51,15 @@ class RejectedEvent:
 class _Delivery:
     """The records of one request on their way. Reports come on the event loop, from `poll`."""
 
-    __slots__ = ("_done", "_on_error", "_on_settled", "failure", "left", "rows")
+    __slots__ = ("_done", "_on_error", "_on_settled", "failure", "left")
 
     def __init__(
         self,
-        rows: Sequence[Row],
         left: int,
         done: "asyncio.Future[None]",
         on_settled: Callable[[], None],
         on_error: Callable[[kafka.KafkaError], None],
     ) -> None:
-        self.rows = rows
         self.left = left
         self.failure: HeadraceError | None = None
         self._done = done
@@ -75,6 +71,9 @@ class _Delivery:
         if error is not None:
             self._on_error(error)
             self.failure = self.failure or _failure(error)
+        elif self.left > 1:  # nearly all calls end here
+            self.left -= 1
+            return
         self._less(1)
 
     def fail(self, failure: HeadraceError, records: int) -> None:
@@ -107,22 +106,21 @@ class Publisher:
         self._timeout_s = settings.ingest_publish_timeout_s
         self._producer = self._new_producer()
         self._fatal: kafka.KafkaError | None = None
-        self._collected: list[_Delivery] = []
-        self._collected_rows = 0
-        self._collecting: asyncio.TimerHandle | None = None
+        self._waiting: deque[tuple[float, asyncio.Future[None]]] = deque()
         self._polling = False
         self._unsettled = 0
         self._seconds = metrics.histogram("headrace_publish_seconds")
 
     async def publish(
-        self, rows: Sequence[Row], rejected: Sequence[RejectedEvent], on_settled: Callable[[], None]
+        self, events: Sequence[Row] | Records, rejected: Sequence[RejectedEvent], on_settled: Callable[[], None]
     ) -> None:
-        """Return when all records are acknowledged. `on_settled` is called exactly once, when Kafka's client holds
-        none of them any more, which may be after this raised.
+        """Return when all records are acknowledged. `events` are one customer's. `on_settled` is called exactly once,
+        when Kafka's client holds none of them any more, which may be after this raised.
 
-        Raises UnavailableError (Kafka away, slow, or refusing), OverloadedError (too much unsettled).
+        Raises UnavailableError (Kafka away, slow, or refusing), OverloadedError (too much unsettled), PoisonError
+        (rows that no record can hold).
         """
-        count = len(rows) + len(rejected)
+        count = len(events) + len(rejected)
         if not count:
             on_settled()
             return
@@ -131,25 +129,21 @@ class Publisher:
             raise OverloadedError(
                 f"{self._unsettled} records wait for Kafka, at most {RECORDS_MAX} may", retry_after_s=RETRY_AFTER_S
             )
-        loop = asyncio.get_running_loop()
         started = self._clock.monotonic()
-        done: asyncio.Future[None] = loop.create_future()
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._unsettled += count
 
         def settled() -> None:
             self._unsettled -= count
             on_settled()
 
-        delivery = _Delivery(rows, count, done, settled, self._note)
+        delivery = _Delivery(count, done, settled, self._note)
+        self._renew_after_fatal()
         self._send_rejected(rejected, delivery)
-        self._collect(delivery, loop)
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                await done
-        except TimeoutError:
-            raise UnavailableError(
-                f"Kafka did not acknowledge within {self._timeout_s:g} s", retry_after_s=RETRY_AFTER_S
-            ) from None
+        self._send(events, delivery)
+        self._waiting.append((started + self._timeout_s, done))
+        self._start_polling()
+        await done
         self._seconds.observe(self._clock.monotonic() - started)
 
     def probe(self) -> str | None:
@@ -165,7 +159,6 @@ class Publisher:
 
     async def close(self) -> None:
         """Give what is unsettled its time, then let go. After a clean stop nothing is unsettled."""
-        self._flush()
         left = await asyncio.to_thread(self._producer.flush, self._timeout_s)
         if left:
             log.warning("publish_unsettled", records=left, remedy="their senders were answered 503 and retry")
@@ -179,70 +172,33 @@ class Publisher:
             queue_buffering_max_kbytes=max(1024, 4 * self._settings.ingest_inflight_bytes_max // 1024),
         )
 
-    def _collect(self, delivery: _Delivery, loop: asyncio.AbstractEventLoop) -> None:
-        if not delivery.rows:
+    def _send(self, events: Sequence[Row] | Records, delivery: _Delivery) -> None:
+        count = len(events)
+        if not count:
             return
-        self._collected.append(delivery)
-        self._collected_rows += len(delivery.rows)
-        if self._collected_rows >= COLLECT_ROWS_MAX:
-            self._flush()
-        elif self._collecting is None:
-            self._collecting = loop.call_later(COLLECT_S, self._flush)
-
-    def _flush(self) -> None:
-        """Encode what was collected and hand it to the client."""
-        if self._collecting is not None:
-            self._collecting.cancel()
-            self._collecting = None
-        deliveries, self._collected, self._collected_rows = self._collected, [], 0
-        if not deliveries:
+        try:
+            records = events if isinstance(events, Records) else encoded(events)
+        except (pa.ArrowException, OverflowError, TypeError, ValueError) as error:  # a fault of ours
+            log.error("publish_unencodable", rows=count, error=str(error)[:500])
+            delivery.fail(PoisonError("unencodable", "the events cannot be encoded"), count)
             return
-        self._renew_after_fatal()
-        try:
-            self._send(deliveries, encode_rows([row for item in deliveries for row in item.rows]))
-        except (pa.ArrowException, OverflowError, TypeError, ValueError) as error:
-            if len(deliveries) > 1:  # a fault of ours in one request's rows must not fail the others
-                for delivery in deliveries:
-                    self._send_alone(delivery)
-            else:
-                self._refuse(deliveries[0], error)
-        self._start_polling()
-
-    def _send_alone(self, delivery: _Delivery) -> None:
-        try:
-            self._send([delivery], encode_rows(delivery.rows))
-        except (pa.ArrowException, OverflowError, TypeError, ValueError) as error:
-            self._refuse(delivery, error)
-
-    def _refuse(self, delivery: _Delivery, error: Exception) -> None:
-        log.error("publish_unencodable", rows=len(delivery.rows), error=str(error)[:500])
-        delivery.fail(PoisonError("unencodable", "the events cannot be encoded"), len(delivery.rows))
-
-    def _send(self, deliveries: Sequence[_Delivery], values: Sequence[bytes]) -> None:
-        messages: list[dict[str, Any]] = []
-        at = 0
-        for delivery in deliveries:
-            report = delivery.report
-            for row in delivery.rows:
-                messages.append({"value": values[at], "key": record_key(row[CUSTOMER]), "callback": report})
-                at += 1
+        key, report = record_key(records.customer_id), delivery.report
+        messages: list[dict[str, Any]] = [
+            {"value": value, "key": key, "callback": report} for value in records.values
+        ]
         try:
             queued = self._producer.produce_batch(self._topics.events, messages)
         except (kafka.KafkaException, BufferError) as error:
             # Single records are refused in their messages; this is the client as a whole, such as a closed one.
-            log.error("publish_refused", records=len(messages), error=str(error))
-            for delivery in deliveries:
-                delivery.fail(UnavailableError(f"Kafka's client took no record: {error}"), len(delivery.rows))
+            log.error("publish_refused", records=count, error=str(error))
+            delivery.fail(UnavailableError(f"Kafka's client took no record: {error}"), count)
             return
-        if queued < len(messages):
+        if queued < count:
             for message in messages:
                 if "_error" in message:
-                    message["callback"](message["_error"], None)
+                    report(message["_error"], None)
 
     def _send_rejected(self, rejected: Sequence[RejectedEvent], delivery: _Delivery) -> None:
-        if not rejected:
-            return
-        self._renew_after_fatal()
         for item in rejected:
             headers = [
                 ("__connect.errors.topic", self._topics.events.encode()),
@@ -262,17 +218,26 @@ class Publisher:
                 )
             except (kafka.KafkaException, BufferError) as error:
                 delivery.fail(UnavailableError(f"Kafka's client took no record: {error}"), 1)
-        self._start_polling()
 
     def _start_polling(self) -> None:
-        if not self._polling and self._unsettled:
+        if not self._polling and (self._unsettled or self._waiting):
             self._polling = True
             asyncio.get_running_loop().call_later(POLL_S, self._poll)
 
     def _poll(self) -> None:
         self._producer.poll(0)
+        self._end_waiting()
         self._polling = False
         self._start_polling()
+
+    def _end_waiting(self) -> None:
+        """Answer whose time is up. All have the same time, so they come in its order."""
+        waiting = self._waiting
+        while waiting and (waiting[0][1].done() or waiting[0][0] <= self._clock.monotonic()):
+            _, done = waiting.popleft()
+            if not done.done():
+                text = f"Kafka did not acknowledge within {self._timeout_s:g} s"
+                done.set_exception(UnavailableError(text, retry_after_s=RETRY_AFTER_S))
 
     def _note(self, error: kafka.KafkaError) -> None:
         if error.fatal() or error.code() == kafka.KafkaError._FATAL:

@@ -7,11 +7,12 @@ of its records.
 """
 
 import asyncio
-import dataclasses
 import time
 from collections.abc import Callable, Mapping
 from typing import Final
 from urllib.parse import parse_qsl
+
+import msgspec
 
 from headrace import metrics
 from headrace.clock import Clock
@@ -23,26 +24,29 @@ from producers.gateway import cors
 from producers.gateway.answers import RETRY_AFTER_S, Answer, Refusal, refusal_answer
 from producers.gateway.auth import Customer, WriteKeys, carried_keys
 from producers.gateway.bodies import ClientGoneError, Discards, Incoming, read_body
+from producers.gateway.columns import COLUMNS_BYTES_MIN, ColumnarBatch, DeclinedError
 from producers.gateway.devices import SenderLookup
-from producers.gateway.identify import Identifier
+from producers.gateway.identify import EVENTS_MAX, Identifier
 from producers.gateway.json_body import BodyError
 from producers.gateway.limits import UNIDENTIFIED, InflightBytes, Reservation, inflate
 from producers.gateway.normalise import EventLimits, Normaliser, Origin
 from producers.gateway.oversize import OversizeBodies
-from producers.gateway.plan import Plans
+from producers.gateway.plan import CompiledPlan, Plans
 from producers.gateway.plan_counts import ViolationCounts
 from producers.gateway.privacy import Privacies
 from producers.gateway.protocols.decoder import Decoded, Decoder, Document, Request, Route, RouteTable
 from producers.gateway.publish import Publisher
 from producers.gateway.quotas import Grant, OverQuotaError, Quotas
+from producers.gateway.record_writer import RecordWriter
 from producers.gateway.sender import Senders
-from producers.gateway.taken import Taken
+from producers.gateway.taken import Taken, TakenColumns
 from producers.gateway.turns import TURN_BYTES, Turns
 
 SLICE_EVENTS: Final = 500
 """Events normalised in one go; then other requests get their turn."""
 QUERY_FIELDS_MAX: Final = 1_000
 _UNKNOWN_ROUTE = "unknown"
+_COLUMNAR = Decoded(())
 
 log = get_logger(__name__)
 
@@ -74,6 +78,7 @@ class Receiver:
         self._normaliser = Normaliser(
             EventLimits.of(settings), _count_dropped_value, self.lookup, Privacies.of_settings(settings)
         )
+        self._writer = RecordWriter(self._normaliser)
         self._turns = Turns()
         self._discards = Discards()
         self._oversize = OversizeBodies(write_keys, quotas, publisher, self._normaliser)
@@ -138,12 +143,23 @@ class Receiver:
             request = await self._read(decoder, request, incoming, reservation, named)
             if route.choose is not None:
                 decoder = route.choose(request)
-            decoded, customer = await self._identifier.events(decoder, request, reservation, named)
-            reservation.belongs_to(customer.customer_id)
-            grant = await self._quotas.take(customer, len(decoded.events), incoming.declared)
-            taken = await self._take(decoder, request, decoded, customer, scope, reservation)
+            batch, customer = await self._columnar(route, request, named)
+            taken: Taken | TakenColumns | None = None
+            decoded = _COLUMNAR
+            if batch is not None and customer is not None:
+                reservation.belongs_to(customer.customer_id)
+                grant = await self._quotas.take(customer, len(batch), incoming.declared)
+                taken = await self._write(batch, self._origin(decoder, request, customer, scope), reservation)
+            if taken is None or customer is None:
+                grant.end(stored=False)
+                decoded, customer = await self._identifier.events(decoder, request, reservation, named)
+                reservation.belongs_to(customer.customer_id)
+                grant = await self._quotas.take(customer, len(decoded.events), incoming.declared)
+                origin = self._origin(decoder, request, customer, scope)
+                plan = await self._plans.of(customer)
+                taken = await self._take(decoded, origin, request.body, plan, reservation)
             handed_over = True
-            await self._publisher.publish(taken.rows, taken.rejected, reservation.release)
+            await self._publisher.publish(taken.events, taken.rejected, reservation.release)
             stored = True
         except BodyError as error:
             return await self._refuse_body(decoder, request, error, named, scope, reservation)
@@ -161,8 +177,9 @@ class Receiver:
             grant.end(stored=stored)
             if not handed_over:
                 reservation.release()
-        if taken.rows:
-            self._count_accepted(decoder.name, len(taken.rows))
+        accepted = len(taken.events)
+        if accepted:
+            self._count_accepted(decoder.name, accepted)
         for item in taken.rejected:
             metrics.counter("headrace_events_rejected_total", item.reason).inc()
         if taken.broken:
@@ -203,20 +220,41 @@ class Receiver:
         if len(raw) >= TURN_BYTES:
             await self._turns.wait(_owner(named))
         body = inflate(raw, request.headers.get("content-encoding", ""), self._inflated_bytes_max, reservation)
-        return dataclasses.replace(request, body=body, received_at_us=self._clock.now_us(), lenient=False)
+        return msgspec.structs.replace(request, body=body, received_at_us=self._clock.now_us(), lenient=False)
 
-    async def _take(
-        self,
-        decoder: Decoder,
-        request: Request,
-        decoded: Decoded,
-        customer: Customer,
-        scope: Scope,
-        reservation: Reservation,
-    ) -> Taken:
-        """Rows and rejected events, never more of them in memory than is reserved."""
+    async def _columnar(
+        self, route: Route, request: Request, named: Customer | None
+    ) -> tuple[ColumnarBatch, Customer] | tuple[None, None]:
+        """The request's events by columns, and whose they are, if that way is open to both."""
+        if route.columns is None or len(request.body) < COLUMNS_BYTES_MIN:
+            return None, None
+        if named is not None and not _takes_columns(named):
+            return None, None
+        batch = route.columns(request, EVENTS_MAX)
+        if batch is None:
+            return None, None
+        customer = named or await self._write_keys.resolve(batch.write_keys)
+        return (batch, customer) if customer is not None and _takes_columns(customer) else (None, None)
+
+    async def _write(self, batch: ColumnarBatch, origin: Origin, reservation: Reservation) -> TakenColumns | None:
+        """Records of all the events, never more of them in memory than is reserved; None: the general way must tell
+        what is wrong with one."""
+        taken = TakenColumns(batch, self._writer, origin)
+        try:
+            for start in range(0, len(batch), SLICE_EVENTS):
+                if start:
+                    await asyncio.sleep(0)
+                taken.take(start, start + SLICE_EVENTS)
+                reservation.grow_to(taken.held_bytes)
+        except DeclinedError:
+            return None
+        for _ in range(taken.values_dropped):
+            _count_dropped_value()
+        return taken
+
+    def _origin(self, decoder: Decoder, request: Request, customer: Customer, scope: Scope) -> Origin:
         sender = self._senders.of(request.headers, scope.get("client"))
-        origin = Origin(
+        return Origin(
             customer.customer_id,
             customer.policy,
             request.received_at_us,
@@ -227,7 +265,12 @@ class Receiver:
             is_device=sender.is_device,
             do_not_track=sender.do_not_track,
         )
-        taken = Taken(decoded, self._normaliser, origin, request.body, await self._plans.of(customer))
+
+    async def _take(
+        self, decoded: Decoded, origin: Origin, body: bytes, plan: CompiledPlan | None, reservation: Reservation
+    ) -> Taken:
+        """Rows and rejected events, never more of them in memory than is reserved."""
+        taken = Taken(decoded, self._normaliser, origin, body, plan)
         for index in range(len(decoded.events)):
             if index % SLICE_EVENTS == SLICE_EVENTS - 1:
                 await asyncio.sleep(0)
@@ -304,6 +347,11 @@ class Receiver:
         if increase is None:
             increase = self._accepted[protocol] = metrics.counter("headrace_events_accepted_total", protocol).inc
         increase(count)
+
+
+def _takes_columns(customer: Customer) -> bool:
+    """Whether nothing of the customer's events is to be judged or changed."""
+    return customer.plan_version is None and not customer.policy.changes_events
 
 
 def _count_dropped_value() -> None:

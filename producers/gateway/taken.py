@@ -6,7 +6,7 @@ that must not be kept, because its sender asked not to be tracked, nothing is le
 plan judges rows as they would be stored; one in mode reject makes rejected events of them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -16,12 +16,15 @@ from headrace.errors import PoisonError
 from headrace.log import get_logger
 from headrace.shards.plan_violations import RULES_MAX, Rule, other_than
 from producers.gateway.answers import Rejection
+from producers.gateway.columns import ColumnarBatch
+from producers.gateway.encode import Records
 from producers.gateway.json_body import Unusable
 from producers.gateway.normalise import Normaliser, Origin, Row, row_bytes
 from producers.gateway.plan import CompiledPlan, PlanViolationError
 from producers.gateway.privacy import NotTrackedError
 from producers.gateway.protocols.decoder import Decoded, RawEvent
 from producers.gateway.publish import RejectedEvent
+from producers.gateway.record_writer import RecordWriter
 
 UNPROCESSABLE: Final = "unprocessable"
 """The reason of an event on which our own code failed."""
@@ -31,6 +34,34 @@ ToRow = Callable[[RawEvent | Unusable, Origin], Row]
 _ENCODE = msgspec.json.Encoder().encode
 
 log = get_logger(__name__)
+
+
+class TakenColumns:
+    """The outcome of a request by columns: all of its events are records. `held_bytes` as of `Taken`."""
+
+    rejections: Sequence[Rejection] = ()
+    rejected: Sequence[RejectedEvent] = ()
+    broken: Mapping[Rule, int] = {}
+
+    def __init__(self, batch: ColumnarBatch, writer: RecordWriter, origin: Origin) -> None:
+        self._batch = batch
+        self._writer = writer
+        self._origin = origin
+        self._values: list[bytes] = []
+        self.held_bytes = 0
+        self.values_dropped = 0
+
+    @property
+    def events(self) -> Records:
+        """What is to be stored."""
+        return Records(self._origin.customer_id, self._values)
+
+    def take(self, start: int, stop: int) -> None:
+        """Write some of the events. Raises DeclinedError."""
+        written = self._writer.write(self._batch.columns(start, stop), self._origin)
+        self._values += written.records
+        self.held_bytes += written.held_bytes
+        self.values_dropped += written.values_dropped
 
 
 class Taken:
@@ -56,6 +87,11 @@ class Taken:
         self.rejections: list[Rejection] = []
         self.rejected: list[RejectedEvent] = []
         self.held_bytes = 0
+
+    @property
+    def events(self) -> Sequence[Row]:
+        """What is to be stored."""
+        return self.rows
 
     def take(self, index: int) -> None:
         """Judge the event at `index`. Never raises."""

@@ -19,7 +19,7 @@ from headrace.shards.policy import Policy, Quota
 from headrace.shards.write_keys import hash_write_key
 from producers.gateway.answers import Answer, Refusal, Rejection
 from producers.gateway.auth import Customer, PlanText, WriteKeys
-from producers.gateway.encode import encode_rows
+from producers.gateway.encode import Records, encode_rows
 from producers.gateway.normalise import Row
 from producers.gateway.protocols import Route, RouteTable, routes
 from producers.gateway.protocols.decoder import Decoded, Decoder, Request
@@ -48,7 +48,8 @@ HANGS_S: Final = 30.0
 
 @dataclass(slots=True)
 class Outcome:
-    """What became of one request. `events`: of the decoded request (None where it was not answered as decoded);
+    """What became of one request. `events`: of the decoded request (None where it was not answered as decoded),
+    `by_columns` of one that went that way;
     `cpu_seconds`: of the gateway's work; `checking_seconds`: of the door's beside it; `faults`: what the door itself
     saw go wrong."""
 
@@ -57,6 +58,7 @@ class Outcome:
     body: bytes = b""
     decoder: str = ""
     events: int | None = None
+    by_columns: int = 0
     rejections: int = 0
     rows: list[Row] = field(default_factory=list)
     rejected: list[RejectedEvent] = field(default_factory=list)
@@ -102,7 +104,7 @@ class _Watched:
 
     def success(self, request: Request, decoded: Decoded, rejections: Sequence[Rejection]) -> Answer:
         self._door.outcome.decoder = self.name
-        self._door.outcome.events = len(decoded.events)
+        self._door.outcome.events = len(decoded.events) or self._door.outcome.by_columns
         self._door.outcome.rejections = len(rejections)
         return self._decoder.success(request, decoded, rejections)
 
@@ -118,9 +120,10 @@ class _Publisher:
         self._door = door
 
     async def publish(
-        self, rows: Sequence[Row], rejected: Sequence[RejectedEvent], on_settled: Callable[[], None]
+        self, events: Sequence[Row] | Records, rejected: Sequence[RejectedEvent], on_settled: Callable[[], None]
     ) -> None:
         outcome = self._door.outcome
+        rows = self._rows(events, outcome) if isinstance(events, Records) else events
         outcome.rows += rows
         outcome.rejected += rejected
         for item in rejected:
@@ -131,6 +134,11 @@ class _Publisher:
             records = encode_rows(rows)
             self._read_again(rows, records, outcome)
         on_settled()
+
+    def _rows(self, records: Records, outcome: Outcome) -> list[Row]:
+        """Of a request that went by columns."""
+        outcome.by_columns = len(records)
+        return [tuple(row.values()) for row in decode_events(records.values).events.to_pylist()]
 
     def _read_again(self, rows: Sequence[Row], records: Sequence[bytes], outcome: Outcome) -> None:
         started = time.process_time()

@@ -2,18 +2,18 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final, Protocol, overload
 
 import msgspec
 
 from producers.gateway.answers import Answer, Refusal, Rejection
+from producers.gateway.columns import ColumnarBatch
 from producers.gateway.json_body import Unusable
 from producers.gateway.timestamps import TimeRule, stored_us
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(msgspec.Struct, frozen=True):
     """One request: path without a trailing slash, lower-case header names, body already inflated.
 
     `parameters` are the named parts of the path, `query` the first value of each key.
@@ -26,7 +26,7 @@ class Request:
     headers: Mapping[str, str]
     body: bytes
     received_at_us: int
-    parameters: Mapping[str, str] = field(default_factory=dict)
+    parameters: Mapping[str, str] = msgspec.field(default_factory=dict)
     lenient: bool = True
     """Whether a body that is not plain JSON may be taken apart; without, decoding it raises NotPlainError."""
 
@@ -144,6 +144,7 @@ class Route:
     document: Document | None = None
     fixed: Callable[[Request], Answer] | None = None
     choose: Callable[[Request], Decoder] | None = None
+    columns: Callable[[Request, int], ColumnarBatch | None] | None = None
 
 
 class RouteTable:

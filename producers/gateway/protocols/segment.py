@@ -13,6 +13,7 @@ import msgspec
 from producers.gateway.answers import Answer, Refusal, Rejection, json_answer, refusal_answer
 from producers.gateway.json_body import BodyError, Unusable, parse, too_many
 from producers.gateway.protocols.decoder import Decoded, Events, RawEvent, Request, Route, not_an_object
+from producers.gateway.protocols.segment_columns import SegmentColumns, of_batch
 from producers.gateway.protocols.segment_documents import AnalyticsSettings, RudderSourceConfig
 from producers.gateway.protocols.segment_pixel import SegmentPixel
 
@@ -79,6 +80,10 @@ class SegmentBatch(Segment):
         sent_at = body.get("sentAt") or request.headers.get("sentat")
         events = Messages(messages, None, sent_at, shared, attempt_of(request.headers))
         return Decoded(events, body_keys(body), parsed.cleaned)
+
+    def columns(self, request: Request, events_max: int) -> SegmentColumns | None:
+        """The same by columns; None where that cannot be."""
+        return of_batch(request.body, events_max, request.headers, attempt_of(request.headers))
 
 
 class SegmentSingle(Segment):
@@ -206,7 +211,7 @@ def attempt_of(headers: Mapping[str, str]) -> int:
 def routes() -> list[Route]:
     """The paths of this family."""
     batch = SegmentBatch()
-    found = [Route(path, _POST, "Segment: a batch of events", batch) for path in BATCH_PATHS]
+    found = [Route(path, _POST, "Segment: a batch of events", batch, columns=batch.columns) for path in BATCH_PATHS]
     found += [
         Route(path, _POST, f"Segment: one {type_} event", SegmentSingle(type_))
         for path, type_ in SINGLE_PATHS.items()
