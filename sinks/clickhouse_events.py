@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -56,6 +57,28 @@ _TEXTS: Final = (
     "library",
 )
 _TIME: Final = pa.timestamp("us", "UTC")
+
+_SHOWN_TEXTS: Final = (
+    "message_id",
+    "type",
+    "user_id",
+    "anonymous_id",
+    "path",
+    "referrer_domain",
+    "utm_source",
+    "country",
+    "device",
+    "browser",
+    "os",
+)
+_SHOWN_COLUMNS: Final = [*_SHOWN_TEXTS, "name", "timestamp", "value_e6"]
+_SHOWN: Final = pl.struct(
+    *_SHOWN_TEXTS,
+    pl.col("name").alias("event"),
+    pl.col("timestamp").dt.strftime("%Y-%m-%dT%H:%M:%S%.6fZ"),
+    (pl.col("value_e6") / 1e6).alias("value"),
+).struct.json_encode()
+"""An event in live streams."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,11 +231,13 @@ class EventTable:
         return pa.table(columns)
 
 
-def sample(rows: pa.Table, per_customer: int, customers_max: int) -> dict[int, list[dict[str, Any]]]:
-    """The newest events of each customer as live streams show them, oldest first.
+def sample(rows: pa.Table, per_customer: int, customers_max: int) -> dict[int, list[str]]:
+    """The newest events of each customer as live streams show them, oldest first, each as JSON.
 
     Of more than `customers_max` customers those with the least ids are shown: a page polls besides.
     """
+    if not rows.num_rows:
+        return {}
     customers = rows.column("customer_id").to_numpy()
     order = np.argsort(customers, kind="stable")
     ordered = customers[order]
@@ -220,18 +245,13 @@ def sample(rows: pa.Table, per_customer: int, customers_max: int) -> dict[int, l
     ends = np.append(changes, len(ordered))[:customers_max]
     starts = np.append(0, changes)[:customers_max]
     newest = [order[max(start, end - per_customer) : end] for start, end in zip(starts, ends, strict=True)]
-    out: dict[int, list[dict[str, Any]]] = {}
-    for row in rows.take(pa.array(np.concatenate([order[:0], *newest]))).to_pylist():
-        out.setdefault(row["customer_id"], []).append(_shown(row))
+    taken = pl.DataFrame(rows.select(_SHOWN_COLUMNS).take(pa.array(np.concatenate(newest))))
+    texts: list[str] = taken.select(_SHOWN).to_series().to_list()
+    out, start = {}, 0
+    for customer, own in zip(ordered[starts].tolist(), newest, strict=True):
+        out[customer] = texts[start : start + len(own)]
+        start += len(own)
     return out
-
-
-def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
-    names = ("message_id", "type", "user_id", "anonymous_id", "path", "referrer_domain", "utm_source", "country")
-    shown = {name: row[name] for name in (*names, "device", "browser", "os")}
-    value = row["value_e6"]
-    stamp = row["timestamp"].isoformat(timespec="microseconds").replace("+00:00", "Z")
-    return {**shown, "event": row["name"], "timestamp": stamp, "value": None if value is None else value / 1e6}
 
 
 def _span(frame: Frame, resume_at: int) -> _Span:

@@ -27,8 +27,12 @@ REMEMBERED_CHARS_MAX: Final = 255
 COUNTRY_CODE_CHARS: Final = 2
 _NOT_A_BRAND = "brand"
 _PAGE_TYPES = frozenset(("page", "screen"))
-_PAGE_KEYS = frozenset(("page", "campaign"))
-_DEVICE_KEYS = frozenset(("location", "browser", "os", "device", "userAgentData"))
+PAGE_KEYS: Final = ("page", "campaign")
+DEVICE_KEYS: Final = ("location", "browser", "os", "device", "userAgentData")
+"""Of a context: what tells the dimensions up to the campaign, and the others."""
+DEVICE_FIELDS: Final = 4
+"""So many dimensions, the last ones, are of the device."""
+_ARE_PAGE_KEYS, _ARE_DEVICE_KEYS = frozenset(PAGE_KEYS), frozenset(DEVICE_KEYS)
 _EMPTY: Mapping[str, Any] = {}
 
 
@@ -72,7 +76,7 @@ NO_ADDRESS = PageAddress("", "", "", "", "")
 
 def enrich(type_: str, name: str, properties: Mapping[str, Any], context: Mapping[str, Any]) -> Enriched:
     """The dimensions of one event, from its context and, for page views, from its properties."""
-    if type_ not in _PAGE_TYPES and _PAGE_KEYS.isdisjoint(context):
+    if type_ not in _PAGE_TYPES and _ARE_PAGE_KEYS.isdisjoint(context):
         return _device(NOTHING, context)
     page = _object(context, "page")
     if not page and type_ == "page":
@@ -113,7 +117,7 @@ def library(context: Mapping[str, Any]) -> str:
 
 def _device(enriched: Enriched, context: Mapping[str, Any]) -> Enriched:
     """Add country, browser, operating system and kind of device."""
-    if _DEVICE_KEYS.isdisjoint(context):
+    if _ARE_DEVICE_KEYS.isdisjoint(context):
         return enriched
     get = context.get
     country = browser = system = kind = ""

@@ -28,6 +28,9 @@ LEVELS_AROUND: Final = 2
 LENIENT_BYTES_MAX: Final = 4 * 1024 * 1024
 """Of a body that is taken apart; it costs up to a second of one core a MiB, SDKs' batches stay under half a MiB."""
 
+KEY_BYTES_MIN: Final = 4
+"""What a key takes at the least, with its value: `"":0`."""
+
 LISTS_MAX: Final = 256
 """Lists among the values of such a body's object; one is the batch, and each costs a search."""
 

@@ -18,7 +18,7 @@ from headrace.settings import Settings
 from headrace.shards.policy import OPEN, Policy
 from producers.gateway.addresses import parse_address
 from producers.gateway.enrich import Enriched, Lookup, bounded, enrich, library
-from producers.gateway.json_body import DEPTH_MAX, Unusable, key_count, nests_deeper
+from producers.gateway.json_body import DEPTH_MAX, KEY_BYTES_MIN, Unusable, key_count, nests_deeper
 from producers.gateway.privacy import NotTrackedError, Privacies, Privacy
 from producers.gateway.protocols.decoder import RawEvent
 from producers.gateway.timestamps import is_plausible, out_of_range, parse_sent_us, parse_us
@@ -236,16 +236,21 @@ class Normaliser:
 
     def json_of(self, value: Mapping[str, Any]) -> str:
         """An object as it is stored. Raises PoisonError for one past the limits."""
-        limits = self.limits
         try:
             encoded = _ENCODE(value)
         except RecursionError:
-            raise PoisonError("too_deep", f"the event nests deeper than {limits.depth_max} levels") from None
+            raise PoisonError("too_deep", f"the event nests deeper than {self.limits.depth_max} levels") from None
+        self.check(encoded)
+        return encoded.decode()
+
+    def check(self, encoded: bytes) -> None:
+        """Raises PoisonError for an object in JSON that is past the limits."""
+        limits = self.limits
         if nests_deeper(encoded, limits.depth_max - 1):  # the event itself is a level
             raise PoisonError("too_deep", f"the event nests deeper than {limits.depth_max} levels")
-        if key_count(encoded, limits.properties_max) > limits.properties_max:
-            raise PoisonError("too_many_properties", f"the event has more than {limits.properties_max} properties")
-        return encoded.decode()
+        most = limits.properties_max
+        if len(encoded) > KEY_BYTES_MIN * most and key_count(encoded, most) > most:
+            raise PoisonError("too_many_properties", f"the event has more than {most} properties")
 
     def _check_size(self, texts: Sequence[str | None]) -> None:
         most = self.limits.event_bytes_max

@@ -3,8 +3,9 @@
 Stores exactly what the general way (RawEvent, `normalise`, `taken`) would have stored of the same events
 (tests/property/test_columns.py), or declines. It knows nothing of rejected events, policies or plans.
 
-One difference is meant: of `properties` only the outermost level is written anew (compact, keys that come twice keep
-their last value); what is nested in it stays as sent, with its spaces, digits and keys. Parsed, it is the same.
+One difference is meant: of `properties` and `context` only the outermost level is written anew (compact, keys that
+come twice keep their last value); what is nested in it stays as sent, with its spaces, digits and keys. Parsed, it is
+the same.
 """
 
 from collections.abc import Iterable, Sequence
@@ -20,7 +21,8 @@ from headrace.errors import PoisonError
 from producers.gateway import wire
 from producers.gateway.columns import Columns, DeclinedError
 from producers.gateway.contexts import Context, Contexts, parsed
-from producers.gateway.enrich import REMEMBERED_CHARS_MAX, bounded, enrich
+from producers.gateway.enrich import DEVICE_FIELDS, REMEMBERED_CHARS_MAX, bounded, enrich
+from producers.gateway.json_body import KEY_BYTES_MIN
 from producers.gateway.normalise import ROW_BYTES_FIXED, EventLimits, Normaliser, Origin
 from producers.gateway.timestamps import is_plausible, parse_sent_us, parse_us
 from producers.gateway.worth import Worths
@@ -30,8 +32,6 @@ NAMES_MAX: Final = 8192
 """Pairs of an event's type and name whose bytes are kept."""
 TEXT_GROWTH_MAX: Final = 6
 """So many times longer than sent can JSON be when it is written anew: 1e15 is 1000000000000000.0 then."""
-KEY_BYTES_MIN: Final = 4
-"""What a key takes at the least, with its value: `"":0`."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _VALUED = frozenset(("track", "page", "screen"))
@@ -58,7 +58,7 @@ class RecordWriter:
     def __init__(self, normaliser: Normaliser) -> None:
         self._normaliser = normaliser
         self._limits: EventLimits = normaliser.limits
-        self._contexts = Contexts(normaliser.json_of)
+        self._contexts = Contexts(normaliser.check)
         self._worths = Worths()
 
     def write(self, columns: Columns, origin: Origin) -> Written:
@@ -112,7 +112,9 @@ class RecordWriter:
     ) -> tuple[Context, bytes]:
         """The context, and its dimensions as they stand in a record."""
         context = self._contexts.of(raw, origin.protocol, columns.attempt)
-        enriched = self._normaliser.looked_up(context.enriched, context.address, context.user_agent, origin)
+        enriched = context.enriched
+        if None in enriched[-DEVICE_FIELDS:]:
+            enriched = self._normaliser.looked_up(enriched, context.address, context.user_agent, origin)
         dimensions = context.dimensions_part if enriched is context.enriched else wire.dimensions(enriched)
         found = told[raw] = context, dimensions
         return found
@@ -177,7 +179,7 @@ class RecordWriter:
         ids: Sequence[bytes | Sequence[bytes]],
     ) -> None:
         """Raises DeclinedError where an event may be too large."""
-        most = TEXT_GROWTH_MAX * max(map(len, texts), default=0) + max(contexts, default=0)
+        most = TEXT_GROWTH_MAX * (max(map(len, texts), default=0) + max(contexts, default=0))
         most += sum(len(item) if isinstance(item, bytes) else max(map(len, item), default=0) for item in ids)
         if most > self._limits.event_bytes_max:
             raise DeclinedError

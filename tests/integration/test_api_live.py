@@ -52,7 +52,7 @@ def test_changes_reach_streams_and_are_resumed_on_another_replica(
             assert (name, data["changed"]) == ("stats", False)
             assert data["as_of"] is not None, "the first message says how fresh the data is"
             notices.changed({mine: 3, theirs: 5}, 1_800_000_000_000_000)
-            notices.stored({mine: [{"event": "signup"}], theirs: [{"event": "secret"}]}, 1_800_000_000_000_000)
+            notices.stored({mine: ['{"event":"signup"}'], theirs: ['{"event":"secret"}']}, 1_800_000_000_000_000)
             found = until(messages, lambda message: message[0] == "events")
             assert found[-1][1] == {"events": [{"event": "signup"}]}
             stats = until(messages, lambda message: message[0] == "stats" and message[1]["changed"])[-1]
@@ -62,7 +62,7 @@ def test_changes_reach_streams_and_are_resumed_on_another_replica(
             quiet = messages.get(timeout=HEARTBEAT_S + 3)
             assert (quiet[0], quiet[1]["changed"], quiet[2]) == ("stats", False, None)
 
-        notices.stored({mine: [{"event": "missed"}]}, 1_800_000_001_000_000)
+        notices.stored({mine: ['{"event":"missed"}']}, 1_800_000_001_000_000)
         with streaming(other_url, headers | {"Last-Event-ID": resume_at}) as messages:
             found = until(messages, lambda message: message[0] == "events")
             assert found[-1][1] == {"events": [{"event": "missed"}]}

@@ -44,7 +44,7 @@ def test_streams_are_bounded_and_pass_away(redis_url: str) -> None:
 def test_a_second_shows_at_most_so_many_events_of_a_customer(redis_url: str) -> None:
     notices = LiveNotices(Settings(redis=redis_url))
     for start in range(0, 300, 30):
-        notices.stored({1: [{"message_id": f"m{n}"} for n in range(start, start + 30)]}, 1)
+        notices.stored({1: [json.dumps({"message_id": f"m{n}"}) for n in range(start, start + 30)]}, 1)
     notices.close()
     shown = [item["message_id"] for entry in entries(redis_url, 1) for item in json.loads(entry["data"])]
     assert len(shown) == SAMPLE_EVENTS_MAX

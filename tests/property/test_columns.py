@@ -97,7 +97,7 @@ def read(values: Any) -> list[dict[str, Any]]:
     back = decode_events(values)
     assert not back.poison
     rows: list[dict[str, Any]] = back.events.to_pylist()
-    return [row | {"properties": repr(json.loads(row["properties"]))} for row in rows]
+    return [row | {name: repr(json.loads(row[name])) for name in ("properties", "context")} for row in rows]
 
 
 def both(ways: Ways, path: str, body: bytes, headers: Mapping[str, str]) -> bool:

@@ -1,5 +1,6 @@
 """The sinks' pure parts: back-off, leaves, starting points, what a transaction takes, lag."""
 
+import json
 import random
 
 import numpy as np
@@ -131,6 +132,27 @@ def test_a_sample_shows_the_newest_of_each_customer_in_their_order() -> None:
     assert list(shown) == sorted(set(customers.tolist()))[:200]
     for customer, events in shown.items():
         newest = np.flatnonzero(customers == customer)[-3:]
-        assert [event["message_id"] for event in events] == [f"m{n}" for n in newest]
+        assert [json.loads(event)["message_id"] for event in events] == [f"m{n}" for n in newest]
     assert sample(table.slice(0, 0), 3, 200) == {}
     assert [len(events) for events in sample(table.slice(0, 1), 3, 200).values()] == [1]
+
+
+def test_a_sampled_event_is_json_whatever_is_in_it() -> None:
+    texts = ['"\\', "é ✓ 😀", "a\nb\x7f\x01", None]
+    names = [item.name for item in event_arrow() if item.name not in ("customer_id", "timestamp_us", "value_e6")]
+    table = pa.table(
+        {
+            "customer_id": pa.array([7] * 4),
+            "timestamp": pa.array([0, 1_790_000_000_123_456, 1, 2]).cast(pa.timestamp("us", "UTC")),
+            "value_e6": pa.array([None, 12_500_000, -1, 0], pa.int64()),
+            **{name: pa.array(texts) for name in names},
+        }
+    )
+    shown = [json.loads(event) for event in sample(table, 10, 1)[7]]
+    assert [event["event"] for event in shown] == [event["path"] for event in shown] == texts
+    assert [event["value"] for event in shown] == [None, 12.5, -1e-6, 0]
+    assert shown[1]["timestamp"] == "2026-09-21T14:13:20.123456Z"
+    assert set(shown[0]) == {
+        "message_id", "type", "user_id", "anonymous_id", "path", "referrer_domain", "utm_source", "country", "device",
+        "browser", "os", "event", "timestamp", "value",
+    }  # fmt: skip
