@@ -14,6 +14,7 @@ import socket
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+import uvloop
 from granian.constants import HTTPModes, Interfaces
 from granian.errors import FatalError as GranianFatalError
 from granian.http import HTTP1Settings
@@ -73,7 +74,7 @@ def run(
     """
     _check_address(host, port)
     calm_collector()
-    return asyncio.run(_serve(app, host, port, on_ready, on_stop, drain_s, shutdown_grace_s, connections_max))
+    return uvloop.run(_serve(app, host, port, on_ready, on_stop, drain_s, shutdown_grace_s, connections_max))
 
 
 async def _serve(

@@ -12,10 +12,11 @@ from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any
 
+import uvicorn
 from fastapi import FastAPI, HTTPException
 from pydantic import BaseModel
 
-from headrace import http_server, kafka
+from headrace import kafka
 from headrace.settings import Settings
 
 PORT, ADDRESS, TOPIC = sys.argv[1:4]
@@ -86,4 +87,4 @@ async def batch(body: Batch) -> dict[str, bool]:
 
 
 if __name__ == "__main__":
-    sys.exit(http_server.run(app, host="127.0.0.1", port=int(PORT)))
+    uvicorn.run(app, host="127.0.0.1", port=int(PORT), access_log=False)

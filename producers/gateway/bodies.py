@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from headrace.http_server import Receive
+from producers.gateway.deadlines import Deadlines
 from producers.gateway.json_body import BodyError
 from producers.gateway.limits import START_BYTES_MAX, Reservation
 
@@ -48,8 +49,9 @@ class Incoming:
         return body
 
 
-async def read_body(incoming: Incoming, bytes_max: int, reservation: Reservation) -> bytes:
+async def read_body(incoming: Incoming, bytes_max: int, reservation: Reservation, deadlines: Deadlines) -> bytes:
     """The body as sent, held by `reservation`. What is left of a body that is refused is for `Discards`.
+    `deadlines`: of BODY_TIMEOUT_S.
 
     Raises BodyError (413, 408; with what was read of its start), OverloadedError, ClientGoneError.
     """
@@ -60,7 +62,7 @@ async def read_body(incoming: Incoming, bytes_max: int, reservation: Reservation
     pieces: list[bytes] = []
     size = 0
     try:
-        async with asyncio.timeout(BODY_TIMEOUT_S):
+        with deadlines.limit():
             while not incoming.ended:
                 piece = await incoming.piece()
                 size += len(piece)

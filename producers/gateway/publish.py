@@ -245,7 +245,8 @@ class Publisher:
 
     def _renew_after_fatal(self) -> None:
         """An idempotent producer that met a fatal error takes nothing any more: fail what it holds, make another."""
-        self._producer.poll(0)
+        if not self._polling:  # nothing looks after it while nothing is unsettled
+            self._producer.poll(0)
         if self._fatal is None:
             return
         log.error("producer_renewed", error=str(self._fatal), unsettled=self._unsettled)

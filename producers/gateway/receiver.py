@@ -23,8 +23,9 @@ from headrace.settings import Settings
 from producers.gateway import cors
 from producers.gateway.answers import RETRY_AFTER_S, Answer, Refusal, refusal_answer
 from producers.gateway.auth import Customer, WriteKeys, carried_keys
-from producers.gateway.bodies import ClientGoneError, Discards, Incoming, read_body
+from producers.gateway.bodies import BODY_TIMEOUT_S, ClientGoneError, Discards, Incoming, read_body
 from producers.gateway.columns import COLUMNS_BYTES_MIN, ColumnarBatch, DeclinedError
+from producers.gateway.deadlines import Deadlines
 from producers.gateway.devices import SenderLookup
 from producers.gateway.identify import EVENTS_MAX, Identifier
 from producers.gateway.json_body import BodyError
@@ -81,6 +82,7 @@ class Receiver:
         self._writer = RecordWriter(self._normaliser)
         self._turns = Turns()
         self._discards = Discards()
+        self._deadlines = Deadlines(BODY_TIMEOUT_S)
         self._oversize = OversizeBodies(write_keys, quotas, publisher, self._normaliser)
         self._plans = Plans(write_keys.plan)
         self._violations = ViolationCounts(settings, clock)
@@ -210,7 +212,7 @@ class Receiver:
     ) -> Request:
         """The request with its body, inflated, when it is its turn to be worked on."""
         try:
-            raw = await read_body(incoming, self._body_bytes_max, reservation)
+            raw = await read_body(incoming, self._body_bytes_max, reservation, self._deadlines)
         except (BodyError, OverloadedError) as error:
             try:
                 await self._oversize.hold(decoder, request, incoming, error, reservation)

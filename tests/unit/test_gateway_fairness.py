@@ -7,7 +7,15 @@ from typing import Any
 import pytest
 
 from headrace.errors import OverloadedError
-from producers.gateway.bodies import DISCARD_AT_ONCE_BYTES, DISCARDS_MAX, Discards, Incoming, read_body
+from producers.gateway.bodies import (
+    BODY_TIMEOUT_S,
+    DISCARD_AT_ONCE_BYTES,
+    DISCARDS_MAX,
+    Discards,
+    Incoming,
+    read_body,
+)
+from producers.gateway.deadlines import Deadlines
 from producers.gateway.limits import FREE_TIMES, UNIDENTIFIED, InflightBytes, Reservation
 from producers.gateway.turns import Turns
 
@@ -156,7 +164,10 @@ def test_a_body_that_is_only_announced_holds_nothing() -> None:
     async def body() -> None:
         inflight = InflightBytes(BOUND)
         slow = [Body(2, 5_000) for _ in range(20)]
-        tasks = [asyncio.create_task(read_body(item.incoming, BOUND, Reservation(inflight, 1))) for item in slow]
+        limits = Deadlines(BODY_TIMEOUT_S)
+        tasks = [
+            asyncio.create_task(read_body(item.incoming, BOUND, Reservation(inflight, 1), limits)) for item in slow
+        ]
         await asyncio.sleep(0.01)
         assert inflight.held == 0
         for item in slow:
@@ -164,6 +175,6 @@ def test_a_body_that_is_only_announced_holds_nothing() -> None:
         await asyncio.gather(*tasks)
         assert inflight.held == 20 * 200
         with pytest.raises(OverloadedError):  # what could not be held now is refused before it is read
-            await read_body(Body(1, 6_000).incoming, BOUND, Reservation(inflight, 2))
+            await read_body(Body(1, 6_000).incoming, BOUND, Reservation(inflight, 2), limits)
 
     asyncio.run(body())

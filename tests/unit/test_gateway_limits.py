@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace.errors import OverloadedError
-from producers.gateway.bodies import Incoming, read_body
+from producers.gateway.bodies import BODY_TIMEOUT_S, Incoming, read_body
+from producers.gateway.deadlines import Deadlines
 from producers.gateway.json_body import BodyError
 from producers.gateway.limits import (
     BROTLI_LIMIT_BYTES,
@@ -162,7 +163,7 @@ def test_a_refused_body_leaves_no_more_than_its_start_behind(declared: int | Non
     async def read() -> BodyError:
         reservation = Reservation(InflightBytes(MANY))
         with pytest.raises(BodyError) as caught:
-            await read_body(Incoming(receive, declared), 2_000_000, reservation)
+            await read_body(Incoming(receive, declared), 2_000_000, reservation, Deadlines(BODY_TIMEOUT_S))
         return caught.value
 
     error = asyncio.run(read())
