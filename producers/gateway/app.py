@@ -57,7 +57,7 @@ class Gateway:
         """Not ready from now on; answers end their connections so that clients go elsewhere."""
         self._stopping = True
         if self._receiver is not None:
-            self._receiver.stopping = True
+            self._receiver.replies.stopping = True
 
     def app(self) -> AsgiApp:
         """The application to serve."""

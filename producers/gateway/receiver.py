@@ -8,7 +8,7 @@ of its records.
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Final
 from urllib.parse import parse_qsl
 
@@ -21,7 +21,7 @@ from headrace.http_server import Receive, Scope, Send
 from headrace.log import get_logger
 from headrace.settings import Settings
 from producers.gateway import cors
-from producers.gateway.answers import RETRY_AFTER_S, Answer, Refusal, refusal_answer
+from producers.gateway.answers import Answer, Refusal, refusal_answer
 from producers.gateway.auth import Customer, WriteKeys, carried_keys
 from producers.gateway.bodies import BODY_TIMEOUT_S, ClientGoneError, Discards, Incoming, read_body
 from producers.gateway.columns import COLUMNS_BYTES_MIN, ColumnarBatch, DeclinedError
@@ -37,8 +37,9 @@ from producers.gateway.plan_counts import ViolationCounts
 from producers.gateway.privacy import Privacies
 from producers.gateway.protocols.decoder import Decoded, Decoder, Document, Request, Route, RouteTable
 from producers.gateway.publish import Publisher
-from producers.gateway.quotas import Grant, OverQuotaError, Quotas
+from producers.gateway.quotas import Grant, Quotas
 from producers.gateway.record_writer import RecordWriter
+from producers.gateway.replies import Replies, not_found, refuse, refuse_for_now
 from producers.gateway.sender import Senders
 from producers.gateway.taken import Taken, TakenColumns
 from producers.gateway.turns import TURN_BYTES, Turns
@@ -53,7 +54,7 @@ log = get_logger(__name__)
 
 
 class Receiver:
-    """The ASGI application of the event paths. `stopping` makes answers end their connections."""
+    """The ASGI application of the event paths."""
 
     def __init__(
         self,
@@ -86,9 +87,7 @@ class Receiver:
         self._oversize = OversizeBodies(write_keys, quotas, publisher, self._normaliser)
         self._plans = Plans(write_keys.plan)
         self._violations = ViolationCounts(settings, clock)
-        self._durations: dict[tuple[str, int], Callable[[float], None]] = {}
-        self._accepted: dict[str, Callable[[float], None]] = {}
-        self.stopping = False
+        self.replies = Replies()
 
     async def close(self) -> None:
         """Hand over the counts that wait. No request is served any more."""
@@ -102,13 +101,12 @@ class Receiver:
         route_name = _UNKNOWN_ROUTE if found is None else found[0].path
         try:
             if found is None:
-                answer = _not_found(scope["path"])
+                answer = not_found(scope["path"])
             else:
                 answer = await self._answer(*found, scope, headers, receive)
         except ClientGoneError:
             return
-        await self._send(send, answer, headers)
-        self._observe(route_name, answer.status, time.perf_counter() - started)
+        await self.replies.send(send, answer, headers, route_name, started)
 
     async def _answer(
         self, route: Route, parameters: Mapping[str, str], scope: Scope, headers: Mapping[str, str], receive: Receive
@@ -166,22 +164,22 @@ class Receiver:
         except BodyError as error:
             return await self._refuse_body(decoder, request, error, named, scope, reservation)
         except RetryableError as error:
-            return self._refuse_for_now(decoder, request, error)
+            return refuse_for_now(decoder, request, error)
         except HeadraceError as error:
             log.error("request_failed", error=str(error), path=request.path)
-            return self._refuse(decoder, request, Refusal(500, "internal", "the events could not be stored"))
+            return refuse(decoder, request, Refusal(500, "internal", "the events could not be stored"))
         except ClientGoneError:
             raise
         except Exception:  # a process edge: the client gets an answer that it understands, and may read
             log.exception("request_failed", path=request.path)
-            return self._refuse(decoder, request, Refusal(500, "internal", "the request could not be processed"))
+            return refuse(decoder, request, Refusal(500, "internal", "the request could not be processed"))
         finally:
             grant.end(stored=stored)
             if not handed_over:
                 reservation.release()
         accepted = len(taken.events)
         if accepted:
-            self._count_accepted(decoder.name, accepted)
+            self.replies.accepted(decoder.name, accepted)
         for item in taken.rejected:
             metrics.counter("headrace_events_rejected_total", item.reason).inc()
         if taken.broken:
@@ -309,46 +307,10 @@ class Receiver:
             try:
                 if not await self._oversize.keep(request, error, named, sender, reservation):
                     unknown = Refusal(401, "unknown_write_key", f"{error.message}, and it names no known write key")
-                    return self._refuse(decoder, request, unknown)
+                    return refuse(decoder, request, unknown)
             except RetryableError as away:
-                return self._refuse_for_now(decoder, request, away)
-        return self._refuse(decoder, request, Refusal(error.status, error.reason, error.message))
-
-    def _refuse_for_now(self, decoder: Decoder, request: Request, error: RetryableError) -> Answer:
-        if isinstance(error, OverQuotaError):
-            return self._refuse(decoder, request, Refusal(429, "quota_exceeded", error.message, error.wait_s))
-        wait_s = RETRY_AFTER_S if error.retry_after_s is None else round(error.retry_after_s)
-        reason = "overloaded" if isinstance(error, OverloadedError) else "unavailable"
-        return self._refuse(decoder, request, Refusal(503, reason, error.message, wait_s))
-
-    def _refuse(self, decoder: Decoder, request: Request, refusal: Refusal) -> Answer:
-        metrics.counter("headrace_requests_refused_total", refusal.reason).inc()
-        return decoder.failure(request, refusal)
-
-    async def _send(self, send: Send, answer: Answer, request_headers: Mapping[str, str]) -> None:
-        headers = [
-            (b"content-type", answer.content_type),
-            (b"content-length", b"%d" % len(answer.body)),
-            *answer.headers,
-            *cors.headers(request_headers),
-        ]
-        if self.stopping:
-            headers.append((b"connection", b"close"))
-        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-        await send({"type": "http.response.body", "body": answer.body})
-
-    def _observe(self, route: str, status: int, seconds: float) -> None:
-        observe = self._durations.get((route, status))
-        if observe is None:
-            child = metrics.histogram("http_server_request_duration_seconds", "ingest", route, str(status))
-            observe = self._durations[(route, status)] = child.observe
-        observe(seconds)
-
-    def _count_accepted(self, protocol: str, count: int) -> None:
-        increase = self._accepted.get(protocol)
-        if increase is None:
-            increase = self._accepted[protocol] = metrics.counter("headrace_events_accepted_total", protocol).inc
-        increase(count)
+                return refuse_for_now(decoder, request, away)
+        return refuse(decoder, request, Refusal(error.status, error.reason, error.message))
 
 
 def _takes_columns(customer: Customer) -> bool:
@@ -379,7 +341,3 @@ def _query(raw: bytes) -> dict[str, str]:
             break
         query.setdefault(key, value)
     return query
-
-
-def _not_found(path: str) -> Answer:
-    return refusal_answer(Refusal(404, "unknown_path", f"{path[:200]} is not a path of this gateway"))
