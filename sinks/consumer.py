@@ -34,6 +34,9 @@ GROUP_SETTINGS: Final = {
     # a sink that is gone is replaced within seconds; Tansu's joins take as long as the session time-out
     "session_timeout_ms": 6000,
     "heartbeat_interval_ms": 500,
+    # some frames at a time: a fetch for each cost the broker a third more
+    "fetch_min_bytes": 128 * 1024,
+    "fetch_wait_max_ms": 100,
 }
 
 Place: TypeAlias = tuple[str, int]
