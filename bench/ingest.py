@@ -263,15 +263,16 @@ async def load(server: Server, batch: int, seconds: float) -> int:
 
 async def paced(server: Server, batch: int, rate: float, seconds: float) -> list[float]:
     """Requests at `rate` over CONNECTIONS connections; a request waits for a free one and its delay counts that."""
-    started, interval_s = time.monotonic(), CONNECTIONS / rate
+    contents = [request(server.key, batch, number) for number in range(CONNECTIONS)]
+    connections = [await asyncio.open_connection(LOOPBACK, server.port) for _ in contents]
+    started, interval_s = time.monotonic(), CONNECTIONS / rate  # all is prepared: it would count as delay
 
     async def one(number: int) -> list[float]:
-        reader, writer = await asyncio.open_connection(LOOPBACK, server.port)
-        content, delays = request(server.key, batch, number), []
+        (reader, writer), delays = connections[number], []
         due = started + interval_s * number / CONNECTIONS
         while due < started + seconds:
             await asyncio.sleep(max(0.0, due - time.monotonic()))
-            assert await ask(reader, writer, content) == 200
+            assert await ask(reader, writer, contents[number]) == 200
             delays.append(time.monotonic() - due)
             due += interval_s
         writer.close()
