@@ -2,10 +2,10 @@
 and gateways as one would first write them; its answers at half load; its memory under attack.
 
 Of the plain gateways (FastAPI, pydantic, `produce()`, on uvicorn with uvloop) one answers at once, which the goal is
-set against; one waits for Kafka as ours does; one waits, and stores the same records as ours. Rates are per CPU second of the served process, so that broker and load generator on the other core do
-not matter; wall-clock rates go into the JSON. Events are of 1 KB. Goals: 100,000 events per CPU second in requests of
-100 (40,000 at the least), 10 times the plain gateway (5), 10,000 requests of one event (5,000), p99 at half load
-25 ms (50).
+set against; one waits for Kafka as ours does; one waits, and stores the same records as ours. Rates are per CPU
+second of the served process, so that broker and load generator on the other core do not matter; wall-clock rates go
+into the JSON. Events are of 1 KB. Goals: 100,000 events per CPU second in requests of 100 (40,000 at the least), 10
+times the plain gateway that answers at once (5), 10,000 requests of one event (5,000), p99 at half load 25 ms (50).
 """
 
 import asyncio

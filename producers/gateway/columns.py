@@ -30,8 +30,7 @@ class Columns:
     """Events as their protocol tells them, a value each in every column. Empty texts count as absent.
 
     `properties` are parsed to their outermost level, `contexts` not at all; all that is JSON in them is valid and in
-    UTF-8. A session id that is absent is looked for in the
-    context. `sent_at`: one for all, or each its own.
+    UTF-8. A session id that is absent is looked for in the context.
     """
 
     types: Sequence[str]

@@ -1,4 +1,4 @@
-"""Time limits for many short waits with one timer for all, where `asyncio.timeout` costs one each (some 15 µs).
+"""Time limits for many short waits with one timer for all, where `asyncio.timeout` costs one each.
 
 A wait that is over its time ends up to SWEEP_S later.
 """
