@@ -5,36 +5,15 @@ It answers without waiting for Kafka, knows no keys and checks nothing but types
 """
 
 import sys
-from datetime import datetime
-from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
-from pydantic import BaseModel
 
+from bench.peers.message import Batch
 from headrace import kafka
 from headrace.settings import Settings
 
 PORT, ADDRESS, TOPIC = sys.argv[1:4]
-
-
-class Event(BaseModel):
-    """One message of a batch."""
-
-    type: str
-    event: str | None = None
-    messageId: str  # noqa: N815 (the protocol's names)
-    userId: str | None = None  # noqa: N815
-    anonymousId: str | None = None  # noqa: N815
-    timestamp: datetime
-    properties: dict[str, Any] = {}
-    context: dict[str, Any] = {}
-
-
-class Batch(BaseModel):
-    """The body."""
-
-    batch: list[Event]
 
 
 app = FastAPI()

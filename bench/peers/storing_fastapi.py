@@ -8,19 +8,16 @@ it has no limits of requests, quotas, policies or metrics.
 import asyncio
 import io
 import sys
-import threading
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated
 
 import fastavro
 import uvicorn
 from fastapi import FastAPI, Header, HTTPException
-from pydantic import BaseModel
 
-from headrace import kafka
+from bench.peers.acknowledging import Acknowledging
+from bench.peers.message import Batch, Event
 from headrace.settings import Settings
 from headrace.shards.policy import OPEN
 from headrace.shards.write_keys import hash_write_key
@@ -30,27 +27,6 @@ from schemas.event import record_key
 from schemas.registry import EVENT_ID, prefix, schema
 
 PORT, ADDRESS, TOPIC, KEY, CUSTOMER_ID = sys.argv[1:6]
-POLL_S = 0.1
-
-
-class Event(BaseModel):
-    """One message of a batch."""
-
-    type: str
-    event: str | None = None
-    messageId: str  # noqa: N815 (the protocol's names)
-    userId: str | None = None  # noqa: N815
-    anonymousId: str | None = None  # noqa: N815
-    timestamp: datetime
-    properties: dict[str, Any] = {}
-    context: dict[str, Any] = {}
-
-
-class Batch(BaseModel):
-    """The body."""
-
-    batch: list[Event]
-    sentAt: datetime | None = None  # noqa: N815
 
 
 AVRO = schema(EVENT_ID).parsed
@@ -58,27 +34,8 @@ PREFIX = prefix(EVENT_ID)
 NAMES = [field["name"] for field in AVRO["fields"]]
 customers = {hash_write_key(KEY): int(CUSTOMER_ID)}
 normaliser = Normaliser(EventLimits.of(Settings()), lambda: None)
-producer = kafka.producer(Settings(kafka=ADDRESS))
-stopping = threading.Event()
-
-
-def poll() -> None:
-    """Have delivery reports come in."""
-    while not stopping.is_set():
-        producer.poll(POLL_S)
-
-
-@asynccontextmanager
-async def polling(_: FastAPI) -> AsyncIterator[None]:
-    """A thread that polls, while the application serves."""
-    thread = threading.Thread(target=poll)
-    thread.start()
-    yield
-    stopping.set()
-    thread.join()
-
-
-app = FastAPI(lifespan=polling)
+client = Acknowledging(ADDRESS, TOPIC)
+app = FastAPI(lifespan=client.polling)
 
 
 def record(event: Event, sent_at: datetime | None, origin: Origin) -> bytes:
@@ -105,17 +62,6 @@ def record(event: Event, sent_at: datetime | None, origin: Origin) -> bytes:
     return out.getvalue()
 
 
-def produce(key: bytes, value: bytes, loop: asyncio.AbstractEventLoop) -> "asyncio.Future[kafka.KafkaError | None]":
-    """Hand a record to Kafka's client; gives what will be its delivery report."""
-    done: asyncio.Future[kafka.KafkaError | None] = loop.create_future()
-
-    def delivered(error: kafka.KafkaError | None, _: kafka.Message) -> None:
-        loop.call_soon_threadsafe(done.set_result, error)
-
-    producer.produce(TOPIC, value, key=key, on_delivery=delivered)
-    return done
-
-
 @app.post("/v1/batch")
 async def batch(body: Batch, x_write_key: Annotated[str, Header()]) -> dict[str, bool]:
     """Answer when each event is acknowledged; 503 when one is not."""
@@ -124,7 +70,7 @@ async def batch(body: Batch, x_write_key: Annotated[str, Header()]) -> dict[str,
         raise HTTPException(401)
     origin = Origin(customer_id, OPEN, time.time_ns() // 1000, "segment-v1", frozenset())
     key, loop = record_key(customer_id), asyncio.get_running_loop()
-    sent = [produce(key, record(event, body.sentAt, origin), loop) for event in body.batch]
+    sent = [client.produce(key, record(event, body.sentAt, origin), loop) for event in body.batch]
     if any(await asyncio.gather(*sent)):
         raise HTTPException(503)
     return {"success": True}
