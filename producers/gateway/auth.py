@@ -4,7 +4,9 @@ A key may stand in the Authorization header (Basic, with or without its colon), 
 the body; the first that is known counts. Looked-up keys, unknown ones too, are trusted for `write_key_cache_s`, so a
 revocation works within that time; while the control database is away a known key serves on for
 `write_key_stale_s`, then the answer is "come back later". Keys are held as their hashes, at most
-`write_key_cache_max` of them. A lookup tells the version of the customer's tracking plan, never the plan itself.
+`write_key_cache_max` of them. A lookup tells the version of the customer's tracking plan, never the plan itself. It
+asks for other keys in use too that will soon have to be asked for, so a gateway of many customers asks once and not
+once for each.
 """
 
 import asyncio
@@ -13,6 +15,7 @@ import binascii
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Final, LiteralString, Protocol, TypeVar
 
 import psycopg
@@ -33,11 +36,13 @@ LOOKUP_PAUSE_S: Final = 1.0
 """After a failed lookup the control database is left alone for so long."""
 KEY_CHARS_MAX: Final = 512
 POOL_MAX: Final = 4
+KEYS_PER_LOOKUP_MAX: Final = 256
+"""A lookup takes along those of so many keys, the last used ones, that have lived half of their trusted time."""
 
 _FIND = """
-    SELECT c.customer_id, c.policy, p.version
+    SELECT k.key_hash, c.customer_id, c.policy, p.version
     FROM write_keys k JOIN customers c USING (customer_id) LEFT JOIN tracking_plans p USING (customer_id)
-    WHERE k.key_hash = %s AND k.revoked_at IS NULL
+    WHERE k.key_hash = ANY(%s) AND k.revoked_at IS NULL
 """
 _PLAN = "SELECT version, plan::text FROM tracking_plans WHERE customer_id = %s"
 
@@ -67,8 +72,9 @@ class PlanText:
 class Directory(Protocol):
     """Where write keys are looked up, and the tracking plans of their customers."""
 
-    async def find(self, key_hash: bytes) -> Customer | None:
-        """The customer of a key that is not revoked. Raises UnavailableError within LOOKUP_TIMEOUT_S."""
+    async def find(self, key_hashes: Sequence[bytes]) -> Mapping[bytes, Customer]:
+        """The customers of those of these keys that are known and not revoked. Raises UnavailableError within
+        LOOKUP_TIMEOUT_S."""
 
     async def plan(self, customer_id: int) -> PlanText | None:
         """The customer's tracking plan as it is now, if there is one. Raises UnavailableError as `find` does."""
@@ -100,31 +106,30 @@ class ControlDirectory:
     async def close(self) -> None:
         await self._pool.close(timeout=LOOKUP_TIMEOUT_S)
 
-    async def find(self, key_hash: bytes) -> Customer | None:
-        row = await self._row(_FIND, key_hash)
-        if row is None:
-            return None
-        customer_id, policy, plan_version = row
-        return Customer(customer_id, parse_policy(policy), plan_version)
+    async def find(self, key_hashes: Sequence[bytes]) -> Mapping[bytes, Customer]:
+        return {
+            key_hash: Customer(customer_id, parse_policy(policy), plan_version)
+            for key_hash, customer_id, policy, plan_version in await self._rows(_FIND, list(key_hashes))
+        }
 
     async def plan(self, customer_id: int) -> PlanText | None:
-        row = await self._row(_PLAN, customer_id)
-        return None if row is None else PlanText(*row)
+        rows = await self._rows(_PLAN, customer_id)
+        return PlanText(*rows[0]) if rows else None
 
-    async def _row(self, query: LiteralString, parameter: bytes | int) -> tuple[Any, ...] | None:
+    async def _rows(self, query: LiteralString, parameter: list[bytes] | int) -> Sequence[tuple[Any, ...]]:
         try:
             async with asyncio.timeout(LOOKUP_TIMEOUT_S), self._pool.connection() as connection:
-                row: tuple[Any, ...] | None = await (await connection.execute(query, (parameter,))).fetchone()
+                rows: list[tuple[Any, ...]] = await (await connection.execute(query, (parameter,))).fetchall()
         except (psycopg.Error, PoolTimeout, TimeoutError, OSError) as error:
             raise UnavailableError(
                 f"the control database does not answer: {type(error).__name__}", retry_after_s=RETRY_AFTER_S
             ) from error
-        return row
+        return rows
 
     async def probe(self) -> str | None:
         """What is wrong, or None."""
         try:
-            await self.find(b"")
+            await self.find([])
         except UnavailableError as error:
             return error.message
         return None
@@ -179,12 +184,26 @@ class WriteKeys:
         return await self._asked(self._directory.plan, customer_id)
 
     async def _find(self, key_hash: bytes) -> Customer | None:
-        customer = await self._asked(self._directory.find, key_hash)
-        self._entries[key_hash] = _Entry(customer, self._clock.monotonic())
+        others = self._due(key_hash)
+        found = await self._asked(self._directory.find, [key_hash, *others])
+        now = self._clock.monotonic()
+        for other in others:
+            if other in self._entries:  # it may have been pushed out meanwhile
+                self._entries[other] = _Entry(found.get(other), now)
+        self._entries[key_hash] = _Entry(found.get(key_hash), now)
         self._entries.move_to_end(key_hash)
         while len(self._entries) > self._entries_max:
             self._entries.popitem(last=False)
-        return customer
+        return found.get(key_hash)
+
+    def _due(self, asked: bytes) -> list[bytes]:
+        """The known keys that the lookup of another takes along."""
+        before = self._clock.monotonic() - self._fresh_s / 2
+        return [
+            key_hash
+            for key_hash, entry in islice(reversed(self._entries.items()), KEYS_PER_LOOKUP_MAX)
+            if key_hash != asked and entry.customer is not None and entry.confirmed_s <= before
+        ]
 
     async def _asked(self, ask: Callable[[Asked], Awaitable[Told]], about: Asked) -> Told:
         """What the directory tells, unless it is left alone after a failure. Raises UnavailableError."""

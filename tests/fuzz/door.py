@@ -82,8 +82,8 @@ class _Directory:
     def __init__(self, keys: Collection[str]) -> None:
         self._customers = {hash_write_key(key): CUSTOMERS[key] for key in keys}
 
-    async def find(self, key_hash: bytes) -> Customer | None:
-        return self._customers.get(key_hash)
+    async def find(self, key_hashes: Sequence[bytes]) -> Mapping[bytes, Customer]:
+        return {item: self._customers[item] for item in key_hashes if item in self._customers}
 
     async def plan(self, customer_id: int) -> PlanText | None:
         assert customer_id == 3

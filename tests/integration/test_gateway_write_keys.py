@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, LiteralString
@@ -30,21 +30,25 @@ class CountingDirectory(ControlDirectory):
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
         self.lookups: Counter[bytes] = Counter()
+        self.queries = 0
         self.plans = 0
         self.received_bytes = 0
 
-    async def find(self, key_hash: bytes) -> Customer | None:
-        self.lookups[key_hash] += 1
-        return await super().find(key_hash)
+    async def find(self, key_hashes: Sequence[bytes]) -> Mapping[bytes, Customer]:
+        self.queries += 1
+        self.lookups.update(key_hashes)
+        return await super().find(key_hashes)
 
     async def plan(self, customer_id: int) -> PlanText | None:
         self.plans += 1
         return await super().plan(customer_id)
 
-    async def _row(self, query: LiteralString, parameter: bytes | int) -> tuple[Any, ...] | None:
-        row = await super()._row(query, parameter)
-        self.received_bytes += len(repr(row))
-        return row
+    async def _rows(self, query: LiteralString, parameter: list[bytes] | int) -> Sequence[tuple[Any, ...]]:
+        rows = await super()._rows(query, parameter)
+        self.received_bytes += sum(
+            len(item) if isinstance(item, bytes) else len(repr(item)) for row in rows for item in row
+        )
+        return rows
 
 
 @pytest.fixture
@@ -92,6 +96,39 @@ def test_many_requests_with_one_key_are_one_lookup_until_it_is_stale(settings: S
         clock.advance(0.2)
         assert await keys.resolve([key]) is None
         assert directory.lookups.total() == 2
+
+    run(settings, check)
+
+
+def test_keys_in_use_are_asked_for_together_and_each_stays_trusted_no_longer_than_it_may(settings: Settings) -> None:
+    _, secrets = make_keys(settings, 60)
+
+    async def check(directory: CountingDirectory, settings: Settings) -> None:
+        clock = ManualClock()
+        keys = WriteKeys(directory, replace(settings, write_key_cache_max=100), clock)
+
+        async def all_found() -> int:
+            return sum([await keys.resolve([secret]) is not None for secret in secrets])
+
+        assert await keys.resolve(["wk_unknown"]) is None
+        assert await all_found() == 60
+        asked = directory.queries
+        clock.advance(2.1)
+        assert await all_found() == 60
+        assert directory.queries == asked + 1
+        with connect_control(settings) as control:
+            revoke_write_key(control, secrets[7])
+        clock.advance(1.9)
+        assert await all_found() == 60, "trusted, and asked for by nobody"
+        clock.advance(0.2)
+        assert await all_found() == 59
+        assert directory.queries == asked + 2
+        assert directory.lookups.total() == 61 + 60 + 60, "an unknown key is not taken along"
+        clock.advance(1.1)
+        assert await keys.resolve(["wk_other"]) is None
+        clock.advance(1.9)
+        assert await all_found() == 59
+        assert directory.queries == asked + 4, "the revoked key; the others came along with the unknown one"
 
     run(settings, check)
 
@@ -170,6 +207,7 @@ def test_a_lookup_carries_the_plans_version_and_the_plan_is_read_only_when_that_
             clock.advance(2.1)
             assert await mode() == "warn"
         assert directory.lookups.total() == 14
+        assert directory.queries == 8, "two keys at first, then both at once"
         assert directory.plans == 1
         assert 200_000 < directory.received_bytes < 201_500, "one plan, fourteen lookups"
         set_plan("reject")
