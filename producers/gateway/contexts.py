@@ -1,13 +1,14 @@
 """What is derived from an event's context, remembered by its bytes: a sender's contexts repeat from event to event,
 and where they do not, their parts do (the page, the device, the library).
 
-Pure but for the memory, which is bounded: CONTEXTS_MAX contexts, and PARTS_MAX of each kind of part, all of contexts
-of at most REMEMBERED_BYTES_MAX bytes; larger ones are worked out each time.
+Pure but for the memory, which is bounded: CONTEXTS_MAX contexts, and PARTS_MAX of each kind of part, each of at most
+REMEMBERED_BYTES_MAX bytes; larger ones are worked out each time.
 """
 
-from collections.abc import Callable, Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 
@@ -28,21 +29,67 @@ _NO_OBJECT: Mapping[str, Any] = {}
 _NO_MEMBERS: Final[Members] = {}
 _EMPTY: Final = b"{}"
 _ABSENT: Final = msgspec.Raw(b"null")
+_BETWEEN: Final = b"\xff"
+"""Between members in a key: no byte of UTF-8, so it stands in none of them."""
+
+Part = TypeVar("Part")
+
+
+class Page(msgspec.Struct, frozen=True, gc=False):
+    """What PAGE_KEYS tell: the dimensions up to the campaign, these as they stand in a record, and whether there is a
+    page."""
+
+    dimensions: tuple[str | None, ...]
+    part: bytes
+    is_there: bool
+
+
+class Device(msgspec.Struct, frozen=True, gc=False):
+    """What DEVICE_KEYS tell: the dimensions of the device, these as they stand in a record, and whether one is open."""
+
+    dimensions: tuple[str | None, ...]
+    part: bytes
+    is_open: bool
 
 
 class Context(msgspec.Struct, frozen=True, gc=False):
-    """One context. `json_bytes`: how long it is as stored. `enriched`: the dimensions of any event but a page view
-    whose page only its properties tell, or a screen without a path. `dimensions_part`, `end_part` (from the context
-    on): of a record in wire format. `session_id`: as the context tells it."""
+    """One context. Its page and device are those of any event but a page view whose page only its properties tell, or
+    a screen without a path. `json_bytes`: how long it is as stored. `end_part`: of a record in wire format, from the
+    context on. `session_id`: as the context tells it."""
 
-    enriched: Enriched
-    has_page: bool
+    page: Page
+    device: Device
     address: Any
     user_agent: Any
     session_id: str | None
     json_bytes: int
-    dimensions_part: bytes
     end_part: bytes
+
+    @property
+    def enriched(self) -> Enriched:
+        """All dimensions."""
+        return Enriched(*self.page.dimensions, *self.device.dimensions)
+
+
+class Parts(Generic[Part]):
+    """What the members `keys` of contexts tell, as `derive` finds it in their JSON objects."""
+
+    def __init__(self, keys: Sequence[str], derive: Callable[[Mapping[str, Any]], Part]) -> None:
+        self._keys = keys
+        self._derive = derive
+        self._told: OrderedDict[bytes, Part] = OrderedDict()
+
+    def of(self, members: Members) -> Part:
+        """What these members tell. Raises what msgspec and `derive` raise."""
+        key = _BETWEEN.join([members.get(name, _ABSENT) for name in self._keys])
+        told = self._told.get(key)
+        if told is None:
+            told = self._derive({name: _DECODE(members[name]) for name in self._keys if name in members})
+            if len(key) <= REMEMBERED_BYTES_MAX:
+                if len(self._told) >= PARTS_MAX:
+                    self._told.popitem(last=False)
+                self._told[key] = told
+        return told
 
 
 class Contexts:
@@ -51,6 +98,9 @@ class Contexts:
     def __init__(self, check: Callable[[bytes], None]) -> None:
         self._check = check
         self._remembered = lru_cache(CONTEXTS_MAX)(self._told)
+        self._page = Parts(PAGE_KEYS, _page).of
+        self._device = Parts(DEVICE_KEYS, _device).of
+        self._library = Parts(("library",), library).of
 
     def of(self, raw: bytes, protocol: str, attempt: int) -> Context:
         """The context in this JSON, of events of `protocol` in their sender's so many'th attempt. Raises PoisonError,
@@ -64,21 +114,16 @@ class Contexts:
         if b"\\" in text and b"\\u" in text:
             text = _ENCODE(_DECODE(text))
         self._check(text)
-        page_of, device_of, library_of = _REMEMBERED if len(raw) <= REMEMBERED_BYTES_MAX else _EACH_TIME
         get = members.get
-        page, has_page, page_part = page_of(*[bytes(get(key, _ABSENT)) for key in PAGE_KEYS])
-        device, device_part = device_of(*[bytes(get(key, _ABSENT)) for key in DEVICE_KEYS])
-        name = library_of(bytes(get("library", _ABSENT)))
-        session = get("sessionId")
+        address, agent, session = get("ip"), get("userAgent"), get("sessionId")
         return Context(
-            Enriched(*page, *device),
-            has_page,
-            _DECODE(get("ip", _ABSENT)),
-            _DECODE(get("userAgent", _ABSENT)),
+            self._page(members),
+            self._device(members),
+            None if address is None else _DECODE(address),
+            None if agent is None else _DECODE(agent),
             None if session is None else id_text(_DECODE(session)),
             len(text),
-            page_part + device_part,
-            wire.size(len(text)) + text + wire.end(protocol, name, attempt),
+            wire.size(len(text)) + text + wire.end(protocol, self._library(members), attempt),
         )
 
 
@@ -92,30 +137,12 @@ def parsed(raw: bytes) -> Mapping[str, Any]:
     return value
 
 
-def _told_by(keys: tuple[str, ...], parts: tuple[bytes, ...]) -> dict[str, Any]:
-    return {key: _DECODE(part) for key, part in zip(keys, parts, strict=True)}
-
-
-@lru_cache(PARTS_MAX)
-def _page(*parts: bytes) -> tuple[tuple[str | None, ...], bool, bytes]:
-    """What PAGE_KEYS tell: dimensions, whether there is a page, and the dimensions as they stand in a record."""
-    context = _told_by(PAGE_KEYS, parts)
+def _page(context: Mapping[str, Any]) -> Page:
     told = enrich("", "", _NO_OBJECT, context)[:-DEVICE_FIELDS]
-    page = context["page"]
-    return told, isinstance(page, dict) and bool(page), wire.dimensions(told)
+    page = context.get("page")
+    return Page(told, wire.dimensions(told), isinstance(page, dict) and bool(page))
 
 
-@lru_cache(PARTS_MAX)
-def _device(*parts: bytes) -> tuple[tuple[str | None, ...], bytes]:
-    """What DEVICE_KEYS tell: dimensions, and these as they stand in a record."""
-    told = enrich("", "", _NO_OBJECT, _told_by(DEVICE_KEYS, parts))[-DEVICE_FIELDS:]
-    return told, wire.dimensions(told)
-
-
-@lru_cache(PARTS_MAX)
-def _library(part: bytes) -> str:
-    return library({"library": _DECODE(part)})
-
-
-_REMEMBERED: Final = (_page, _device, _library)
-_EACH_TIME: Final = (_page.__wrapped__, _device.__wrapped__, _library.__wrapped__)
+def _device(context: Mapping[str, Any]) -> Device:
+    told = enrich("", "", _NO_OBJECT, context)[-DEVICE_FIELDS:]
+    return Device(told, wire.dimensions(told), None in told)

@@ -21,7 +21,7 @@ from headrace.errors import PoisonError
 from producers.gateway import wire
 from producers.gateway.columns import Columns, DeclinedError
 from producers.gateway.contexts import Context, Contexts, parsed
-from producers.gateway.enrich import DEVICE_FIELDS, REMEMBERED_CHARS_MAX, bounded, enrich
+from producers.gateway.enrich import REMEMBERED_CHARS_MAX, bounded, enrich
 from producers.gateway.json_body import KEY_BYTES_MIN
 from producers.gateway.normalise import ROW_BYTES_FIXED, EventLimits, Normaliser, Origin
 from producers.gateway.timestamps import is_plausible, parse_sent_us, parse_us
@@ -112,10 +112,11 @@ class RecordWriter:
     ) -> tuple[Context, bytes]:
         """The context, and its dimensions as they stand in a record."""
         context = self._contexts.of(raw, origin.protocol, columns.attempt)
-        enriched = context.enriched
-        if None in enriched[-DEVICE_FIELDS:]:
-            enriched = self._normaliser.looked_up(enriched, context.address, context.user_agent, origin)
-        dimensions = context.dimensions_part if enriched is context.enriched else wire.dimensions(enriched)
+        if context.device.is_open:
+            enriched = self._normaliser.looked_up(context.enriched, context.address, context.user_agent, origin)
+            dimensions = wire.dimensions(enriched)
+        else:
+            dimensions = context.page.part + context.device.part
         found = told[raw] = context, dimensions
         return found
 
@@ -125,7 +126,7 @@ class RecordWriter:
         found = [item[1] for item in known]
         for index, type_ in enumerate(columns.types):
             if type_ == "page":
-                open_ = not known[index][0].has_page
+                open_ = not known[index][0].page.is_there
             elif type_ == "screen":
                 open_ = known[index][0].enriched.path is None
             else:

@@ -3,7 +3,7 @@
 import asyncio
 import base64
 import json
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -47,8 +47,8 @@ class _OneCustomer:
     def __init__(self, quota: Quota) -> None:
         self._customer = Customer(7, Policy(quota=quota))
 
-    async def find(self, key_hash: bytes) -> Customer | None:
-        return self._customer
+    async def find(self, key_hashes: Sequence[bytes]) -> Mapping[bytes, Customer]:
+        return dict.fromkeys(key_hashes, self._customer)
 
     async def plan(self, customer_id: int) -> PlanText | None:
         raise AssertionError(f"customer {customer_id} has no plan")
