@@ -45,7 +45,7 @@ class Page(msgspec.Struct, frozen=True, gc=False):
 
 
 class Device(msgspec.Struct, frozen=True, gc=False):
-    """What DEVICE_KEYS tell: the dimensions of the device, these as they stand in a record, and whether one is open."""
+    """What DEVICE_KEYS tell: the dimensions of the device, these as they stand in a record, whether one is open."""
 
     dimensions: tuple[str | None, ...]
     part: bytes
