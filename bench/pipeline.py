@@ -1,7 +1,7 @@
 """The whole system on this machine, load generator included: the rate it sustains, and accepted to visible.
 
-`headrace up` runs everything; `headrace load` sends over HTTP for 200 customers. Lag is how many records the slower
-shard lacks, sampled every second. Then, at a quarter of that rate, single events are sent to a customer of their own
+`headrace up` runs everything; `headrace load` sends over HTTP for 200 customers. Lag is how many records the slowest
+store lacks (either shard, ClickHouse's raw events, its rollup rows), sampled every second. Then, at a quarter of that rate, single events are sent to a customer of their own
 and the API is asked until it counts them. Goals: 50,000 events/s (15,000 at the least); p99 of at most 1 s (2 s).
 """
 
@@ -14,14 +14,18 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import clickhouse_connect
 import httpx
 import psycopg
+from clickhouse_connect.driver.client import Client
 
 from bench.report import Report
 from bench.stage import Watched, stored, watched
+from headrace.clickhouse import ClickHouseAddress
 from headrace.settings import Settings
 from headrace.shards.address import connect_control
 from headrace.shards.customers import create_customer
@@ -147,14 +151,25 @@ def sustain(ready: dict[str, Any], load_file: Path, folder: Path, rate: int, sec
 
 
 def applied(ready: dict[str, Any]) -> int:
-    """Records of `events` that both shards have applied."""
+    """Records of `events` that all stores have: both shards, and ClickHouse in both of its tables."""
     low: dict[int, int] = {}
+    rows = clickhouse(ready["clickhouse"]).query(
+        "SELECT sink, log_partition, max(next_offset) FROM sink_cursor GROUP BY sink, log_partition"
+    )
+    for _sink, partition, position in rows.result_rows:
+        low[partition] = min(low.get(partition, position), position)
     for shard in ready["shards"]:
         with psycopg.connect(shard["dsn"]) as connection:
             query = "SELECT partition, min(applied_to) FROM range_cursor GROUP BY partition"
             for partition, position in connection.execute(query).fetchall():
                 low[partition] = min(low.get(partition, position), position)
     return sum(low.values())
+
+
+@cache
+def clickhouse(url: str) -> Client:
+    """A client that is made once."""
+    return clickhouse_connect.get_client(**ClickHouseAddress.parse(url).client_arguments())
 
 
 def probe(ready: dict[str, Any], count: int) -> list[float]:

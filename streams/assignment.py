@@ -27,6 +27,7 @@ from streams.measures import Measures
 from streams.outbox import Outbox
 from streams.position import SourcePosition
 from streams.recovery import LogBounds, Recovery, Replay, Restored, log_bounds
+from streams.waiting import write_frame
 from streams.watchdog import Watchdog
 
 RESTORES_AT_ONCE: Final = 4
@@ -128,13 +129,7 @@ class Assignment:
         return self.held.get(tp.partition) if tp.topic == self.topics.events else None
 
     async def _write_last_frames(self, held: list[Held]) -> None:
-        async def last_frame(one: Held) -> None:
-            events, one.events_unframed = one.events_unframed, 0
-            sent = await one.writer.flush()
-            if sent is not None:
-                self._measures.on_frame(sent, events)
-
-        await asyncio.gather(*map(last_frame, held))
+        await asyncio.gather(*(write_frame(one, self._measures) for one in held))
 
     def _keep(self, held: Held) -> Restored:
         assert held.fold.position == held.writer.durable_offset, "a last frame covers all that is folded"

@@ -25,6 +25,7 @@ from streams.log_reader import LogReader
 from streams.measures import Measures
 from streams.position import check_incarnation
 from streams.snapshotter import Snapshotter
+from streams.waiting import write_frame
 from streams.watchdog import Watchdog
 
 TICK_S: Final = 0.05
@@ -95,7 +96,7 @@ class Flusher:
     def flush_if_due(self, held: Held, now_s: float) -> None:
         """Start a frame of this partition when its time has come and none is on its way."""
         writer = held.writer
-        if writer.busy or not writer.pending:
+        if writer.busy or not (held.waiting or writer.pending):
             return
         age_s = self._age_s(held)
         interval_s = frame_interval_s(
@@ -114,10 +115,7 @@ class Flusher:
             task.cancel()
 
     async def _flush(self, held: Held) -> None:
-        events, held.events_unframed = held.events_unframed, 0
-        sent = await held.writer.flush()
-        if sent is not None:
-            self._measures.on_frame(sent, events)
+        await write_frame(held, self._measures)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

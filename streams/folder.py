@@ -1,8 +1,8 @@
-"""Fetches into folds: admit, decode, fold, in one step that does not wait.
+"""Fetches into folds: what is ours and new is admitted in one step that does not wait, and folded later.
 
 The order matters: whatever may wait (a snapshot that needs the fold to stand still, a frame that is late, a look at
 the log) comes first, then the partition is looked up again, and from there to the new position nothing is awaited.
-So a batch is folded wholly or not at all.
+So a batch is admitted wholly or not at all.
 """
 
 import asyncio
@@ -24,6 +24,7 @@ from streams.log_reader import LogReader
 from streams.measures import Measures
 from streams.position import Fit, SourceLog, check_begin, check_last_record
 from streams.recovery import record_before
+from streams.waiting import add_waiting, fold_waiting, is_enough
 
 FRAMES_UNSENT_MAX: Final = 2
 """Frames' worth of events (`frame_events_max`) folded while one is still on its way; past it reading waits."""
@@ -54,7 +55,7 @@ class Folder:
         self.consumer: SourceConsumer | None = None
 
     async def take(self, partition: int, records: Sequence[FetchedRecord]) -> None:
-        """Fold a fetch, or as much of it as is ours and new. Raises FatalError when the log has lost records."""
+        """Admit a fetch, or as much of it as is ours and new. Raises FatalError when the log has lost records."""
         held = await self._standing(partition)
         if held is None:
             self._measures.on_stale(len(records))
@@ -62,7 +63,7 @@ class Folder:
         fit = held.position.fit(records[0].offset, records[-1].offset)
         if fit is Fit.USABLE:
             held.ahead_at, held.behind = None, 0
-            self._fold(held, records)
+            self._admit(held, records)
             return
         self._measures.on_stale(len(records))
         if fit is Fit.BEHIND:
@@ -85,26 +86,16 @@ class Folder:
         self._measures.add_stage("wait", time.perf_counter() - started)
         return held
 
-    def _fold(self, held: Held, records: Sequence[FetchedRecord]) -> None:
+    def _admit(self, held: Held, records: Sequence[FetchedRecord]) -> None:
         next_offset = held.position.next_offset
         if records[0].offset < next_offset:
             start = bisect.bisect_left(records, next_offset, key=lambda record: record.offset)
             self._measures.on_stale(start)
             records = records[start:]
-        with self._measures.stage("decode"):
-            intake = held.decoder.decode(records)
-        with self._measures.stage("fold"):
-            held.fold.apply(intake.batch)
-        held.position.next_offset = intake.batch.next_offset
+        add_waiting(held, records)
         held.moved_s = time.monotonic()
-        if intake.dead:
-            held.writer.add_dead(intake.dead)
-            self._measures.on_dead(intake.dead)
-            log.warning("dead_letters", partition=held.partition, count=len(intake.dead), first=intake.dead[0].reason)
-        if len(intake.batch.receive_us):
-            held.receive_us = max(held.receive_us, int(intake.batch.receive_us[-1]))
-        held.events_unframed += intake.batch.events.num_rows + len(intake.dead)
-        self._measures.on_events(intake.batch.events.num_rows)
+        if is_enough(held):
+            fold_waiting(held, self._measures)
 
     async def _on_behind(self, held: Held) -> None:
         """All of a fetch is folded already: it was under way while we sought, or the log was cut or replaced."""

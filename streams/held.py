@@ -8,7 +8,7 @@ from typing import NoReturn
 
 from streams.fold import PartitionFold
 from streams.frames import FrameWriter
-from streams.intake import Decoder
+from streams.intake import Decoder, FetchedRecord
 from streams.position import SourceLog, SourcePosition
 from streams.snapshots import SnapshotManifest
 
@@ -20,9 +20,9 @@ StopProcess = Callable[[BaseException], NoReturn]
 class Held:
     """The state of one assigned partition. Used on the main event loop only.
 
-    `position` is ahead of the fold's only within a step that does not wait. `gate` is closed while a snapshot needs
-    the fold to stand still. `end_offset`: the log's end as last asked beside the fetching. Times are of the monotonic
-    clock.
+    `position` is ahead of the fold's by the records that are `waiting` to be decoded, of `waiting_bytes`. `gate` is
+    closed while a snapshot needs the fold to stand still. `end_offset`: the log's end as last asked beside the
+    fetching. Times are of the monotonic clock.
     """
 
     fold: PartitionFold
@@ -35,6 +35,8 @@ class Held:
     receive_us: int = 0
     end_offset: int = 0
     snapshots_written: int = 0
+    waiting: list[FetchedRecord] = field(default_factory=list)
+    waiting_bytes: int = 0
     events_unframed: int = 0
     ahead_at: int | None = None
     behind: int = 0

@@ -32,6 +32,7 @@ from streams.snapshots import (
     write_snapshot,
 )
 from streams.trimming import trim
+from streams.waiting import write_frame
 
 log = get_logger(__name__)
 
@@ -75,10 +76,7 @@ class Snapshotter:
             return None
         held.gate.clear()
         try:
-            events, held.events_unframed = held.events_unframed, 0
-            sent = await held.writer.flush()
-            if sent is not None:
-                self._measures.on_frame(sent, events)
+            await write_frame(held, self._measures)
             if not self._is_ours(held):
                 return None
             writer = held.writer

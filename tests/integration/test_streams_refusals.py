@@ -30,6 +30,7 @@ from streams.measures import Measures
 from streams.outbox import OutgoingRecord
 from streams.position import SourceLog, SourcePosition
 from streams.snapshotter import Snapshotter
+from streams.waiting import fold_waiting
 from streams.watchdog import Watchdog
 from streams.worker import rules_of
 from tests.integration.conftest import MakeSettings
@@ -245,6 +246,7 @@ def test_fetches_from_another_log_are_noticed_by_its_last_record(settings: Setti
         records = [Fetched(i, value) for i, value in enumerate(values)]
         held = held_from_nothing(settings, source)
         await folder.take(own, [*records[:-1], Fetched(len(values) - 1, last)])
+        fold_waiting(held, Measures())
         for _ in range(BEHIND_MAX):
             await folder.take(own, records[:1])
 

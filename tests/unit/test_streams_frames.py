@@ -24,6 +24,7 @@ from streams.intake import Decoder
 from streams.measures import Measures
 from streams.outbox import OutgoingRecord
 from streams.position import SourceLog, SourcePosition
+from streams.waiting import WAITING_BYTES_MAX, WAITING_RECORDS_MAX, write_frame
 from tests.integration.streams_world import an_event, encode
 from tests.unit.test_streams_intake import Fetched
 
@@ -138,6 +139,33 @@ def test_dead_letters_that_pile_up_are_full_until_a_frame_takes_them() -> None:
     asyncio.run(scenario())
 
 
+def test_records_wait_for_their_frame_or_until_they_are_many_or_large() -> None:
+    async def folded(*fetches: Sequence[Fetched], frame: bool = False) -> int:
+        sender = HeldBackSender()
+        sender.may_acknowledge.set()
+        writer, measures = a_writer(sender), Measures()
+        source = SourceLog("events", "id", 0, 0, 100)
+        held = Held(writer.fold, source, SourcePosition(0), Decoder(0, 1), writer, (), 0.0)
+        folder = Folder(Settings(), lambda _partition: held, measures)
+        for fetch in fetches:
+            await folder.take(0, fetch)
+        if frame:
+            await write_frame(held, measures)
+            assert writer.durable_offset == held.position.next_offset
+        return writer.fold.position
+
+    def junk(start: int, stop: int) -> list[Fetched]:
+        return [Fetched(i, b"junk") for i in range(start, stop)]
+
+    async def scenario() -> None:
+        assert await folded(junk(0, 3), junk(3, 9)) == 0
+        assert await folded(junk(0, 3), junk(3, 9), frame=True) == 9
+        assert await folded(junk(0, 3), junk(3, WAITING_RECORDS_MAX)) == WAITING_RECORDS_MAX
+        assert await folded(junk(0, 3), [Fetched(3, bytes(WAITING_BYTES_MAX))]) == 4
+
+    asyncio.run(scenario())
+
+
 def test_poison_is_bounded_as_events_are() -> None:
     """While a frame waits for Kafka, reading waits too: for records that are no events as for those that are."""
 
@@ -147,17 +175,19 @@ def test_poison_is_bounded_as_events_are() -> None:
         settings = Settings(frame_events_max=5)
         source = SourceLog("events", "id", 0, 0, 100)
         held = Held(writer.fold, source, SourcePosition(0), Decoder(0, 1), writer, (), 0.0)
-        folder = Folder(settings, lambda _partition: held, Measures())
+        measures = Measures()
+        folder = Folder(settings, lambda _partition: held, measures)
         await folder.take(0, [Fetched(i, b"junk") for i in range(11)])
         assert held.events_unframed == 11
-        frame = asyncio.create_task(writer.flush())
+        frame = asyncio.create_task(write_frame(held, measures))
         await asyncio.sleep(0)
-        more = asyncio.create_task(folder.take(0, [Fetched(11, b"junk")]))
+        await folder.take(0, [Fetched(i, b"junk") for i in range(11, 22)])
+        more = asyncio.create_task(folder.take(0, [Fetched(22, b"junk")]))
         await asyncio.sleep(0.05)
         assert not more.done(), "read on although a frame's worth of dead letters waits"
         sender.may_acknowledge.set()
         await asyncio.gather(frame, more)
-        assert held.position.next_offset == 12
+        assert held.position.next_offset == 23
 
     asyncio.run(scenario())
 
