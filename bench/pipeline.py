@@ -1,7 +1,8 @@
 """The whole system on this machine, load generator included: the rate it sustains, and accepted to visible.
 
 `headrace up` runs everything; `headrace load` sends over HTTP for 200 customers. Lag is how many records the slowest
-store lacks (either shard, ClickHouse's raw events, its rollup rows), sampled every second. Then, at a quarter of that rate, single events are sent to a customer of their own
+store lacks (either shard, ClickHouse's raw events, its rollup rows), sampled every second. Then, at a quarter of that
+rate, single events are sent to a customer of their own
 and the API is asked until it counts them. Goals: 50,000 events/s (15,000 at the least); p99 of at most 1 s (2 s).
 """
 

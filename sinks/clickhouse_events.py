@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import polars as pl
@@ -81,8 +82,7 @@ _SHOWN: Final = pl.struct(
 """An event in live streams."""
 
 
-@dataclass(frozen=True, slots=True)
-class EventRecord:
+class EventRecord(msgspec.Struct, frozen=True, gc=False):
     """A record of `events`, undecoded. `stamp_us` is the broker's time, or None where it does not stamp."""
 
     offset: int

@@ -1,5 +1,6 @@
 """The consumer loop on real Kafka, with a reader that only remembers."""
 
+import os
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -28,6 +29,7 @@ class Remembering:
         self.ends: dict[Place, int] = {}
         self.reopen = False
         self.closed = False
+        self.take_s = 0.0
 
     def start_offsets(self) -> Mapping[Place, int]:
         return self.starts
@@ -38,6 +40,7 @@ class Remembering:
     def take(self, messages: Sequence[Message]) -> None:
         assert not any((message.topic(), message.partition()) in self.pausing for message in messages)
         self.seen += [(message.partition(), message.offset()) for message in messages]
+        time.sleep(self.take_s)
 
     def resume_offsets(self) -> Mapping[Place, int]:
         return {}
@@ -109,6 +112,23 @@ def test_each_partition_is_read_in_order_from_where_the_reader_says(
     assert [offset for partition, offset in reader.seen if partition == 0] == list(range(100, 500))
     assert [offset for partition, offset in reader.seen if partition == 1] == list(range(500))
     wait_until(lambda: reader.ends == {(topic, 0): 500, (topic, 1): 500})
+
+
+def test_a_sink_reads_as_fast_as_its_reader_takes(
+    settings: Settings, topic: str, run_loop: Callable[[OpenReader], ConsumerLoop]
+) -> None:
+    """The client stops fetching when its queue is full, and by default looks again after a second: with a queue of
+    2 MiB, 64 MiB took 12 s."""
+    producer = kafka.producer(settings)
+    for number in range(1024):
+        producer.produce(topic, os.urandom(64 * 1024), partition=number % 2)
+    assert producer.flush(20) == 0
+    reader = Remembering({(topic, 0): 0, (topic, 1): 0})
+    reader.take_s = 0.05
+    started = time.monotonic()
+    run_loop(lambda _partitions: reader)
+    wait_until(lambda: len(reader.seen) == 1024)
+    assert time.monotonic() - started < 6.0
 
 
 @pytest.mark.parametrize("pausing", [{0}, {0, 1}])
