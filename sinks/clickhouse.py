@@ -33,6 +33,9 @@ from sinks.live import CUSTOMERS_PER_NOTICE_MAX, SAMPLE_EVENTS_MAX, LiveNotices
 
 INTERVAL_S: Final = 1.0
 """Inserts start no closer together: each makes a part in every month it touches."""
+BUSY_ROWS: Final = 5_000
+BUSY_INTERVAL_S: Final = 2.0
+"""After an insert of so many rows the next starts so much later: half as many parts, merged a third cheaper."""
 PARTITION_BYTES_MIN: Final = 2 * 1024 * 1024
 """Least bound of the events held for one partition, however many share the setting."""
 SPANS_MAX: Final = 10_000
@@ -148,12 +151,15 @@ class EventsInserter:
             while not self._closing:
                 started = time.monotonic()
                 slices = self._next_slices()
+                interval_s = INTERVAL_S
                 if slices:
                     self._retry(lambda slices=slices: self._insert(slices))  # type: ignore[misc]
+                    if sum(len(part.records) for part in slices) >= BUSY_ROWS:
+                        interval_s = BUSY_INTERVAL_S
                 else:
                     self._note_complete()
                 with self._changed:
-                    spare_s = started + INTERVAL_S - time.monotonic()
+                    spare_s = started + interval_s - time.monotonic()
                     if not self._closing and spare_s > 0:
                         self._changed.wait_for(lambda: self._closing, spare_s)
         except Exception as error:  # the thread's edge: the loop that owns the inserter raises it in its own
