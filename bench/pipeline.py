@@ -1,9 +1,10 @@
 """The whole system on this machine, load generator included: the rate it sustains, and accepted to visible.
 
 `headrace up` runs everything; `headrace load` sends over HTTP for 200 customers. Lag is how many records the slower
-shard lacks, and how many ClickHouse (the slower of raw events and rollup rows), sampled every second. ClickHouse gets
-an insert every two seconds, after the frames that its raw events wait for, so its lag may be longer; neither may grow.
-Then, at a quarter of that rate, single events are sent to a customer of their own and the API is asked until it counts them. Goals: 50,000 events/s (15,000 at the least); p99 of at most 1 s (2 s).
+shard lacks, and how many ClickHouse (the slower of raw events and rollup rows), sampled every second. ClickHouse
+gets an insert every two seconds, after the frames that its raw events wait for, so its lag may be longer; neither
+may grow. Then, at a quarter of that rate, single events are sent to a customer of their own and the API is asked
+until it counts them. Goals: 50,000 events/s (15,000 at the least); p99 of at most 1 s (2 s).
 """
 
 import json

@@ -18,8 +18,8 @@ from sinks.versioned_rows import newest_rows
 TABLE: Final = "rollup_rows"
 SINK: Final = "rollups"
 INTERVAL_S: Final = 2.0
-"""Inserts start no closer together: each makes a part in every month it touches. Nobody watches these rows: dashboards
-are answered from the shards."""
+"""Inserts start no closer together: each makes a part in every month it touches. Nobody watches these rows, answers
+come from the shards."""
 
 
 class RollupStore:
