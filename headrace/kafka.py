@@ -62,6 +62,9 @@ __all__ = [
 ADMIN_TIMEOUT_S = 10.0
 SETTLING_POLL_S = 0.1
 MESSAGE_BYTES_MAX = 8 * 1024 * 1024
+QUEUE_FULL_WAIT_MS = 10
+"""How soon a consumer whose queue was full looks again for room. librdkafka's default of a second makes a queue of
+2 MiB a reader of 2 MiB a second."""
 
 log = get_logger(__name__)
 
@@ -124,6 +127,7 @@ def consumer(settings: Settings, group: str, **overrides: Any) -> Consumer:
         "fetch.message.max.bytes": MESSAGE_BYTES_MAX,
         "fetch.wait.max.ms": 50,
         "queued.max.messages.kbytes": 64 * 1024,
+        "fetch.queue.backoff.ms": QUEUE_FULL_WAIT_MS,
         "error_cb": _log_error,
     }
     return Consumer(config | _dotted(overrides))

@@ -23,9 +23,6 @@ FRAMES_FETCHED_MAX: Final = 128
 """Records of `aggregates` taken at once; each is at most about 1 MiB."""
 QUEUED_KBYTES_MAX: Final = 16 * 1024
 """What the client fetches ahead, for all partitions together."""
-QUEUE_FULL_WAIT_MS: Final = 10
-"""How soon the client looks again whether there is room. Its default of a second made a full queue of 2 MiB a sink
-that reads 2 MiB a second."""
 POLL_S: Final = 0.05
 BLOCKED_WAIT_S: Final = 0.01
 PAUSE_AFTER_S: Final = 1.0
@@ -40,7 +37,6 @@ GROUP_SETTINGS: Final = {
     # some frames at a time: a fetch for each cost the broker a third more
     "fetch_min_bytes": 128 * 1024,
     "fetch_wait_max_ms": 100,
-    "fetch_queue_backoff_ms": QUEUE_FULL_WAIT_MS,
 }
 
 Place: TypeAlias = tuple[str, int]

@@ -27,7 +27,6 @@ from schemas.topics import SINK_POSTGRES_GROUP, Topics
 from sinks.consumer import (
     FRAMES_FETCHED_MAX,
     POLL_S,
-    QUEUE_FULL_WAIT_MS,
     QUEUED_KBYTES_MAX,
     ConsumerLoop,
     FrameDecoder,
@@ -314,12 +313,7 @@ class CatchUp(threading.Thread):
             if self.stopping.is_set():
                 return
         topic = Topics(self._settings.topic_prefix).aggregates
-        consumer = kafka.consumer(
-            self._settings,
-            CATCH_UP_GROUP,
-            queued_max_messages_kbytes=QUEUED_KBYTES_MAX,
-            fetch_queue_backoff_ms=QUEUE_FULL_WAIT_MS,
-        )
+        consumer = kafka.consumer(self._settings, CATCH_UP_GROUP, queued_max_messages_kbytes=QUEUED_KBYTES_MAX)
         try:
             wanted = self._lane.wanted()
             consumer.assign([TopicPartition(topic, partition, offset) for partition, offset in wanted.items()])
