@@ -107,15 +107,12 @@ class Flusher:
         )
         full = held.events_unframed >= self._settings.frame_events_max or writer.dead_full
         if full or now_s - writer.last_cut_s >= interval_s:
-            self._start(self._flush(held))
+            self._start(write_frame(held, self._measures))
 
     def stop(self) -> None:
         """Give up what is under way: once the assignment is closed that is at most a snapshot."""
         for task in self._tasks:
             task.cancel()
-
-    async def _flush(self, held: Held) -> None:
-        await write_frame(held, self._measures)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

@@ -24,7 +24,7 @@ from streams.log_reader import LogReader
 from streams.measures import Measures
 from streams.position import Fit, SourceLog, check_begin, check_last_record
 from streams.recovery import record_before
-from streams.waiting import add_waiting, fold_waiting, is_enough
+from streams.waiting import admit
 
 FRAMES_UNSENT_MAX: Final = 2
 """Frames' worth of events (`frame_events_max`) folded while one is still on its way; past it reading waits."""
@@ -92,10 +92,8 @@ class Folder:
             start = bisect.bisect_left(records, next_offset, key=lambda record: record.offset)
             self._measures.on_stale(start)
             records = records[start:]
-        add_waiting(held, records)
+        admit(held, records, self._measures)
         held.moved_s = time.monotonic()
-        if is_enough(held):
-            fold_waiting(held, self._measures)
 
     async def _on_behind(self, held: Held) -> None:
         """All of a fetch is folded already: it was under way while we sought, or the log was cut or replaced."""

@@ -10,7 +10,7 @@ from typing import Final
 
 from headrace.log import get_logger
 from streams.held import Held
-from streams.intake import FetchedRecord
+from streams.intake import LOG_APPEND_TIME, FetchedRecord
 from streams.measures import Measures
 
 WAITING_RECORDS_MAX: Final = 4096
@@ -21,17 +21,17 @@ WAITING_BYTES_MAX: Final = 4 * 1024 * 1024
 log = get_logger(__name__)
 
 
-def add_waiting(held: Held, records: Sequence[FetchedRecord]) -> None:
-    """Let these wait: records from the position on."""
+def admit(held: Held, records: Sequence[FetchedRecord], measures: Measures) -> None:
+    """Let these wait, records from the position on; fold what waits when it is enough. Never awaits."""
     held.waiting += records
     held.waiting_bytes += sum([len(record.value or b"") for record in records])
-    held.position.next_offset = records[-1].offset + 1
+    last = records[-1]
+    held.position.next_offset = last.offset + 1
     held.events_unframed += len(records)
-
-
-def is_enough(held: Held) -> bool:
-    """Whether what waits should not wait for a frame."""
-    return len(held.waiting) >= WAITING_RECORDS_MAX or held.waiting_bytes >= WAITING_BYTES_MAX
+    if last.timestamp_type == LOG_APPEND_TIME:  # else decoding tells it
+        held.receive_us = max(held.receive_us, last.timestamp * 1000)
+    if len(held.waiting) >= WAITING_RECORDS_MAX or held.waiting_bytes >= WAITING_BYTES_MAX:
+        fold_waiting(held, measures)
 
 
 def fold_waiting(held: Held, measures: Measures) -> None:
