@@ -10,13 +10,12 @@ from typing import Any
 
 import msgspec
 
+from bench.peers.raw_asgi import live, succeed
 from headrace import http_server, kafka
 from headrace.http_server import Receive, Scope, Send
 from headrace.settings import Settings
 
 PORT, ADDRESS, TOPIC = sys.argv[1:4]
-BODY = b'{"success":true}'
-HEADERS = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(BODY))]
 
 
 class Batch(msgspec.Struct):
@@ -32,11 +31,8 @@ producer: Any = kafka.producer(Settings(kafka=ADDRESS))
 async def application(scope: Scope, receive: Receive, send: Send) -> None:
     """Any path, any method."""
     if scope["type"] == "lifespan":
-        while True:
-            kind = (await receive())["type"]
-            await send({"type": f"{kind}.complete"})
-            if kind == "lifespan.shutdown":
-                return
+        await live(receive, send)
+        return
     pieces = []
     while True:
         message = await receive()
@@ -48,8 +44,7 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
         producer.poll(0.05)
         events = [{"value": event["value"]} for event in events if "_error" in event]
     producer.poll(0)
-    await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
-    await send({"type": "http.response.body", "body": BODY})
+    await succeed(send)
 
 
 if __name__ == "__main__":
