@@ -134,6 +134,22 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  # as
             return False
         return True
 
+    def seek(self, partition: TP, offset: int) -> None:
+        """Fetch `partition` from `offset` on; told from any thread, done in ours before any fetch asked for later.
+
+        Faust seeks in the caller's thread: aiokafka then forgets what it fetched while this thread may be handing
+        just that out, and the fetch dies of a KeyError. Once this thread has ended there is nothing to seek.
+        """
+        try:
+            self.thread_loop.call_soon_threadsafe(self._seek_here, driver.ensure_aiokafka_TP(partition), offset)
+        except RuntimeError:
+            log.info("seek_after_end", partition=partition.partition, offset=offset)
+
+    def _seek_here(self, partition: Any, offset: int) -> None:
+        consumer = self._ensure_consumer()
+        if partition in consumer.assignment():
+            consumer.seek(partition, offset)
+
     def highwater(self, tp: TP) -> int | None:
         """For Faust's monitor; its own would fail for a partition that was just taken away."""
         return self.end_offset(tp)

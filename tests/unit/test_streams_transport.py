@@ -1,11 +1,14 @@
 """What Faust is told: batches instead of records, no memory of read offsets, the broker's credentials."""
 
+import asyncio
 import inspect
+import threading
 
 import pytest
 from aiokafka import AIOKafkaConsumer
 from aiokafka.structs import ConsumerRecord, TopicPartition
 from faust.transport.drivers.aiokafka import credentials_to_aiokafka_auth
+from faust.types import TP
 
 from headrace.settings import Settings
 from streams.app import _credentials
@@ -60,3 +63,39 @@ def test_the_bounds_of_a_fetch_are_those_that_the_consumer_reads() -> None:
     for field in ("_fetch_min_bytes", "_fetch_max_wait_ms"):
         assert f"=self.{field}," in source
         assert field in inspect.getsource(ConsumerThread._create_worker_consumer)
+
+
+class Seeks:
+    """A consumer that notes who seeks."""
+
+    def __init__(self, *assigned: TopicPartition) -> None:
+        self.assigned = set(assigned)
+        self.seen: list[tuple[TopicPartition, int, int]] = []
+
+    def assignment(self) -> set[TopicPartition]:
+        return self.assigned
+
+    def seek(self, partition: TopicPartition, offset: int) -> None:
+        self.seen.append((partition, offset, threading.get_ident()))
+
+
+def test_a_seek_is_done_by_the_thread_that_hands_out_fetches() -> None:
+    """In the caller's it takes away what that thread is reading: KeyError in aiokafka, and the worker ends."""
+    loop = asyncio.new_event_loop()
+    owner = threading.Thread(target=loop.run_forever)
+    ours, taken = TP("events", 1), TP("events", 2)
+    thread, seeks = ConsumerThread.__new__(ConsumerThread), Seeks(TopicPartition("events", 1))
+    thread.thread_loop, thread._consumer = loop, seeks
+    owner.start()
+    ident = owner.ident
+    try:
+        thread.seek(ours, 5)
+        thread.seek(taken, 6)
+        thread.seek(ours, 7)
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        owner.join(10)
+        loop.close()
+    assert seeks.seen == [(TopicPartition("events", 1), 5, ident), (TopicPartition("events", 1), 7, ident)]
+    thread.seek(ours, 8)
+    assert len(seeks.seen) == 2
