@@ -62,6 +62,8 @@ class Flusher:
         self._stop_process = stop_process
         self._tasks: set[asyncio.Task[None]] = set()
         self._measured_s = 0.0
+        self._events_measured = 0
+        self._events_per_s = 0.0
         self._looked_s = 0.0
         self._released_s = 0.0
         self._looking = False
@@ -84,7 +86,9 @@ class Flusher:
             if self._snapshotter.is_due(held, now_s):
                 self._start(self._snapshotter.take(held))
         if now_s - self._measured_s >= MEASURE_INTERVAL_S:
-            self._measured_s = now_s
+            events = self._measures.events_read
+            self._events_per_s = (events - self._events_measured) / (now_s - self._measured_s)
+            self._events_measured, self._measured_s = events, now_s
             self._measure(now_s)
         if now_s - self._released_s >= RELEASE_INTERVAL_S:
             self._released_s = now_s
@@ -101,6 +105,7 @@ class Flusher:
         age_s = self._age_s(held)
         interval_s = frame_interval_s(
             caught_up=self._lag_records(held) == 0,
+            events_per_s=self._events_per_s,
             age_s=age_s,
             interval_s=self._settings.frame_interval_s,
             interval_max_s=self._settings.frame_interval_max_s,

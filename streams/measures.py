@@ -15,9 +15,10 @@ STAGES: Final[tuple[Stage, ...]] = ("wait", "decode", "fold", "encode", "acknowl
 
 
 class Measures:
-    """What a worker counts. Sums by stage also serve its log lines."""
+    """What a worker counts. Sums by stage also serve its log lines; `events_read` tells how busy it is."""
 
     def __init__(self) -> None:
+        self.events_read = 0
         self.stage_seconds: dict[Stage, float] = dict.fromkeys(STAGES, 0.0)
         self._stages = {name: metrics.counter("headrace_stage_seconds_total", name) for name in STAGES}
         self._read = metrics.counter("headrace_events_read_total")
@@ -46,6 +47,7 @@ class Measures:
 
     def on_events(self, count: int) -> None:
         """Events taken in (duplicates included, dead letters not)."""
+        self.events_read += count
         self._read.inc(count)
 
     def on_frame(self, sent: SentFrame, events: int) -> None:

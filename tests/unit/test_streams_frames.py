@@ -237,9 +237,28 @@ def test_the_log_offset_stays_where_others_wrote_between() -> None:
 
 
 @pytest.mark.parametrize(
-    ("caught_up", "age_s", "interval_s"),
-    [(True, 1000.0, 0.3), (False, 0.0, 0.3), (False, 6.0, 2.0), (False, 3600.0, 10.0)],
+    ("caught_up", "events_per_s", "age_s", "interval_s"),
+    [
+        (True, 0.0, 1000.0, 0.3),
+        (False, 0.0, 0.0, 0.3),
+        (False, 0.0, 6.0, 2.0),
+        (False, 0.0, 3600.0, 10.0),
+        (True, 7_999.0, 0.0, 0.3),
+        (True, 8_000.0, 0.0, 0.6),
+        (False, 8_000.0, 0.0, 0.6),
+        (False, 50_000.0, 6.0, 2.0),
+        (False, 50_000.0, 3600.0, 10.0),
+    ],
 )
-def test_frames_grow_with_lag(caught_up: bool, age_s: float, interval_s: float) -> None:
-    got = frame_interval_s(caught_up=caught_up, age_s=age_s, interval_s=0.3, interval_max_s=10.0)
+def test_frames_grow_with_load_and_lag(
+    caught_up: bool, events_per_s: float, age_s: float, interval_s: float
+) -> None:
+    got = frame_interval_s(
+        caught_up=caught_up, events_per_s=events_per_s, age_s=age_s, interval_s=0.3, interval_max_s=10.0
+    )
     assert got == pytest.approx(interval_s)
+
+
+def test_a_busy_worker_never_waits_longer_than_the_longest_time() -> None:
+    got = frame_interval_s(caught_up=True, events_per_s=1e6, age_s=0.0, interval_s=7.0, interval_max_s=10.0)
+    assert got == 10.0
