@@ -1,22 +1,22 @@
 """Where a load goes: straight into Kafka, or over HTTP as an SDK would send it."""
 
-import threading
+import asyncio
 import time
 from base64 import b64encode
+from collections import deque
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import partial
 from http import HTTPStatus
-from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from typing import Protocol
 from urllib.parse import urlsplit
 
 import msgspec
+import uvloop
 
 from headrace.errors import UnavailableError, UsageError
 from producers.bulk import BulkPublisher
+from producers.generator.connections import Answer, Connections
 from producers.generator.messages import segment_messages
 from producers.generator.workload import Block
 from schemas.codec import encode_events
@@ -24,7 +24,6 @@ from schemas.event import record_key
 
 REQUEST_EVENTS_MAX = 100  # as the Segment SDKs for servers
 CONNECTIONS = 32
-REQUEST_TIMEOUT_S = 30.0
 ATTEMPTS_MAX = 8  # with the waits below: about half a minute of an absent gateway
 BACKOFF_S, BACKOFF_MAX_S = 0.2, 5.0
 RETRIED_STATUSES = frozenset((408, 429, 500, 502, 503, 504))
@@ -93,22 +92,20 @@ class HTTPTarget:
     def __init__(self, ingest_url: str, write_keys: Mapping[int, str], *, linger_s: float = 0.0) -> None:
         parts = urlsplit(ingest_url)
         self._url = ingest_url.rstrip("/") + "/v1/batch"
-        self._path = parts.path.rstrip("/") + "/v1/batch"
-        self._connect = partial(
-            HTTPSConnection if parts.scheme == "https" else HTTPConnection, parts.netloc, timeout=REQUEST_TIMEOUT_S
-        )
-        self._auth = {customer: b64encode(f"{key}:".encode()).decode() for customer, key in write_keys.items()}
+        self._heads = {
+            customer: _head(parts.netloc, parts.path.rstrip("/") + "/v1/batch", key)
+            for customer, key in write_keys.items()
+        }
         self._linger_s = linger_s
         self._waiting: dict[int, tuple[float, list[bytes]]] = {}
-        self._threads = ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="load")
-        self._own = threading.local()
-        self._connections: list[HTTPConnection] = []
+        self._loop = uvloop.new_event_loop()
+        self._connections = Connections(ingest_url, CONNECTIONS)
         self.tally = Tally()
 
     def send(self, block: Block) -> None:
         """See Target.send. Returns when every request that was due is answered."""
         for customer, messages in segment_messages(block.events):
-            if customer not in self._auth:
+            if customer not in self._heads:
                 raise UsageError(f"no write key for customer {customer}", remedy="give the keys of all customers")
             self._waiting.setdefault(customer, (time.monotonic(), []))[1].extend(messages)
         self._post_due(time.monotonic() - self._linger_s)
@@ -119,13 +116,15 @@ class HTTPTarget:
 
     def close(self) -> None:
         """See Target.close."""
-        self._threads.shutdown(wait=True, cancel_futures=True)
-        for connection in self._connections:
-            connection.close()
+        if self._loop.is_closed():
+            return
+        self._connections.close()
+        self._loop.run_until_complete(asyncio.sleep(0))  # lets the sockets go
+        self._loop.close()
 
     def _post_due(self, since: float) -> None:
         """Post what is full, and what has waited since `since` or longer."""
-        requests: list[tuple[int, list[bytes]]] = []
+        requests: deque[tuple[int, list[bytes]]] = deque()
         for customer, (began, messages) in list(self._waiting.items()):
             due = len(messages) if began <= since else len(messages) - len(messages) % REQUEST_EVENTS_MAX
             requests += [
@@ -135,8 +134,21 @@ class HTTPTarget:
             del self._waiting[customer]
             if due < len(messages):
                 self._waiting[customer] = (began, messages[due:])
-        for part in self._threads.map(lambda request: self._post(*request), requests):
-            self._count(part)
+        if requests:
+            self._loop.run_until_complete(self._post_all(requests))
+
+    async def _post_all(self, requests: deque[tuple[int, list[bytes]]]) -> None:
+        async def post_some() -> None:
+            while requests:
+                self._count(await self._post(*requests.popleft()))
+
+        tasks = [asyncio.ensure_future(post_some()) for _ in range(min(CONNECTIONS, len(requests)))]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     def _count(self, part: Tally) -> None:
         self.tally.acknowledged += part.acknowledged
@@ -145,7 +157,7 @@ class HTTPTarget:
         for reason, count in part.rejected.items():
             self.tally.rejected[reason] = self.tally.rejected.get(reason, 0) + count
 
-    def _post(self, customer: int, messages: Sequence[bytes]) -> Tally:
+    async def _post(self, customer: int, messages: Sequence[bytes]) -> Tally:
         """Send one batch until it is answered for good."""
         done, backoff_s, problem = Tally(), BACKOFF_S, ""
         joined = b",".join(messages)
@@ -153,39 +165,36 @@ class HTTPTarget:
             body = b'{"batch":[%s],"sentAt":"%s"}' % (joined, _iso(time.time_ns() // 1000).encode())
             done.requests, done.retries = done.requests + 1, attempt
             try:
-                answer, text = self._request(body, self._auth[customer])
-            except (OSError, HTTPException) as error:
+                answer = await self._connections.request(self._heads[customer] % len(body) + body)
+            except OSError as error:
                 problem, wait_s = f"{type(error).__name__}: {error}", backoff_s
             else:
                 if answer.status == HTTPStatus.OK:
-                    rejected = msgspec.json.decode(text).get("rejected", [])
+                    rejected = msgspec.json.decode(answer.body).get("rejected", [])
                     for item in rejected:
                         done.rejected[item["reason"]] = done.rejected.get(item["reason"], 0) + 1
                     done.acknowledged += len(messages) - len(rejected)
                     return done
-                problem = f"{answer.status} {text[:200].decode(errors='replace')}"
+                problem = f"{answer.status} {answer.body[:200].decode(errors='replace')}"
                 if answer.status not in RETRIED_STATUSES:
                     raise UsageError(f"{self._url} refused a batch of customer {customer}: {problem}")
                 wait_s = max(backoff_s, _retry_after_s(answer))
-            time.sleep(min(wait_s, BACKOFF_MAX_S))
+            await asyncio.sleep(min(wait_s, BACKOFF_MAX_S))
             backoff_s = min(backoff_s * 2, BACKOFF_MAX_S)
         raise UnavailableError(f"{self._url} did not take a batch in {ATTEMPTS_MAX} tries: {problem}")
 
-    def _request(self, body: bytes, basic: str) -> tuple[HTTPResponse, bytes]:
-        """One request over this thread's connection, which is made anew after any failure. Raises OSError,
-        HTTPException."""
-        connection: HTTPConnection | None = getattr(self._own, "connection", None)
-        if connection is None:
-            connection = self._own.connection = self._connect()
-            self._connections.append(connection)
-        headers = {"Authorization": f"Basic {basic}", "Content-Type": "application/json"}
-        try:
-            connection.request("POST", self._path, body, headers)
-            answer = connection.getresponse()
-            return answer, answer.read()
-        except (OSError, HTTPException):
-            connection.close()  # the next request connects again
-            raise
+
+def _head(host: str, path: str, write_key: str) -> bytes:
+    """A request up to its body, whose length is still to be put in."""
+    basic = b64encode(f"{write_key}:".encode()).decode()
+    lines = (
+        f"POST {path} HTTP/1.1",
+        f"Host: {host}",
+        f"Authorization: Basic {basic}",
+        "Content-Type: application/json",
+        "Content-Length: ",
+    )
+    return "\r\n".join(lines).encode().replace(b"%", b"%%") + b"%d\r\n\r\n"
 
 
 def _iso(us: int) -> str:
@@ -193,7 +202,7 @@ def _iso(us: int) -> str:
     return f"{moment:%Y-%m-%dT%H:%M:%S}.{us % 1_000_000:06d}Z"
 
 
-def _retry_after_s(answer: HTTPResponse) -> float:
+def _retry_after_s(answer: Answer) -> float:
     try:
         return float(answer.headers.get("retry-after", "0"))
     except ValueError:  # a date: our gateway sends seconds
