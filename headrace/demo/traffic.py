@@ -74,6 +74,7 @@ def send_burst(ingest_url: str, customers: Sequence[Customer], seed: int, clock:
             target.send(block)
             frame = pl.DataFrame(pl.from_arrow(block.events))
             parts.append(frame.with_columns(repeats=pl.Series(block.duplicates())))
+        target.settle()
     finally:
         target.close()
     sent = pl.concat(parts)

@@ -4,7 +4,6 @@ Open loop: a slow target makes the run fall behind and the answer says by how mu
 quietly lowered, and no event is left out.
 """
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,7 +13,7 @@ from producers.generator.targets import Target
 from producers.generator.workload import BLOCK_ROWS, Schedule, Workload
 
 TICK_S = 0.05  # events that fall due within a tick go together
-SETTLE_EVERY_S = 2.0
+TEND_EVERY_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,22 +39,21 @@ def drive(
     *,
     stopped: Callable[[], bool] = lambda: False,
     on_progress: Callable[[int, float], None] | None = None,
-    sleep: Callable[[float], None] = time.sleep,
     tick_s: float = TICK_S,
 ) -> Driven:
     """Hand over all of `pace.rows` events, or until `stopped` says so. Returns when the target has settled.
 
     `on_progress` gets (events sent, seconds behind) after each step. Raises what the target raises.
     """
-    start, sent, duplicates, behind_max, settled = clock.monotonic(), 0, 0, 0.0, 0.0
+    start, sent, duplicates, behind_max, tended = clock.monotonic(), 0, 0, 0.0, 0.0
     while sent < pace.rows and not stopped():
         elapsed_s = clock.monotonic() - start
         due = min(pace.due(elapsed_s), pace.rows)
         if due <= sent:
-            if elapsed_s - settled > SETTLE_EVERY_S:
-                target.settle()
-                settled = elapsed_s
-            sleep(tick_s)
+            if elapsed_s - tended > TEND_EVERY_S:
+                target.tend()
+                tended = elapsed_s
+            target.wait(tick_s)
             continue
         behind_s = elapsed_s - pace.time_of_one(sent)
         behind_max = max(behind_max, behind_s)
@@ -63,13 +61,13 @@ def drive(
             target.send(block)
             sent += len(block.source)
             duplicates += int(block.duplicates().sum())
-        if elapsed_s - settled > SETTLE_EVERY_S:
-            target.settle()
-            settled = elapsed_s
+        if elapsed_s - tended > TEND_EVERY_S:
+            target.tend()
+            tended = elapsed_s
         if on_progress is not None:
             on_progress(sent, behind_s)
         spare_s = tick_s - (clock.monotonic() - start - elapsed_s)
         if due - sent < BLOCK_ROWS and spare_s > 0:
-            sleep(spare_s)
+            target.wait(spare_s)
     target.settle()
     return Driven(sent, duplicates, clock.monotonic() - start, behind_max)

@@ -3,7 +3,6 @@
 import asyncio
 import time
 from base64 import b64encode
-from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -23,7 +22,7 @@ from schemas.codec import encode_events
 from schemas.event import record_key
 
 REQUEST_EVENTS_MAX = 100  # as the Segment SDKs for servers
-CONNECTIONS = 32
+CONNECTIONS = 64  # and requests under way, past which `send` waits: a request tells when it was sent
 ATTEMPTS_MAX = 8  # with the waits below: about half a minute of an absent gateway
 BACKOFF_S, BACKOFF_MAX_S = 0.2, 5.0
 RETRIED_STATUSES = frozenset((408, 429, 500, 502, 503, 504))
@@ -47,8 +46,14 @@ class Target(Protocol):
     def send(self, block: Block) -> None:
         """Hand a block over; it may wait while the receiver is busy. Raises RetryableError when it is away."""
 
+    def tend(self) -> None:
+        """Called every few seconds, events or not: do what is due by now. Raises what `send` raises."""
+
+    def wait(self, seconds: float) -> None:
+        """Let so much time pass; what is under way goes on."""
+
     def settle(self) -> None:
-        """Return when all that was sent is acknowledged."""
+        """Return when all that was sent is acknowledged. Raises what `send` raises."""
 
     def close(self) -> None:
         """Let go of connections."""
@@ -71,6 +76,14 @@ class KafkaTarget:
         self._publisher.send([keys[customer] for customer in customers], encode_events(block.events))
         self._unsettled += len(customers)
 
+    def tend(self) -> None:
+        """See Target.tend: no more than so much is lost at once."""
+        self.settle()
+
+    def wait(self, seconds: float) -> None:
+        """See Target.wait."""
+        time.sleep(seconds)
+
     def settle(self) -> None:
         """See Target.settle."""
         self._publisher.settle()
@@ -86,7 +99,8 @@ class HTTPTarget:
     """Segment batches of one customer each, over a few connections.
 
     As SDKs do it: a batch goes out when it has REQUEST_EVENTS_MAX events or its first has waited `linger_s`, and is
-    tried again with the same ids where the answer asks for a later try.
+    tried again with the same ids where the answer asks for a later try. Requests stay under way while `send` returns
+    and go on in `wait` and in the next calls; what fails for good is raised by the next of those.
     """
 
     def __init__(self, ingest_url: str, write_keys: Mapping[int, str], *, linger_s: float = 0.0) -> None:
@@ -100,31 +114,40 @@ class HTTPTarget:
         self._waiting: dict[int, tuple[float, list[bytes]]] = {}
         self._loop = uvloop.new_event_loop()
         self._connections = Connections(ingest_url, CONNECTIONS)
+        self._under_way: set[asyncio.Task[None]] = set()
         self.tally = Tally()
 
     def send(self, block: Block) -> None:
-        """See Target.send. Returns when every request that was due is answered."""
+        """See Target.send. Raises UnavailableError, or UsageError for a request that was refused."""
         for customer, messages in segment_messages(block.events):
             if customer not in self._heads:
                 raise UsageError(f"no write key for customer {customer}", remedy="give the keys of all customers")
             self._waiting.setdefault(customer, (time.monotonic(), []))[1].extend(messages)
+        self.tend()
+
+    def tend(self) -> None:
+        """See Target.tend."""
         self._post_due(time.monotonic() - self._linger_s)
+
+    def wait(self, seconds: float) -> None:
+        """See Target.wait."""
+        self._loop.run_until_complete(asyncio.sleep(seconds))
 
     def settle(self) -> None:
         """See Target.settle."""
         self._post_due(time.monotonic())
+        self._loop.run_until_complete(self._until(0))
 
     def close(self) -> None:
         """See Target.close."""
         if self._loop.is_closed():
             return
-        self._connections.close()
-        self._loop.run_until_complete(asyncio.sleep(0))  # lets the sockets go
+        self._loop.run_until_complete(self._end())
         self._loop.close()
 
     def _post_due(self, since: float) -> None:
         """Post what is full, and what has waited since `since` or longer."""
-        requests: deque[tuple[int, list[bytes]]] = deque()
+        requests: list[tuple[int, list[bytes]]] = []
         for customer, (began, messages) in list(self._waiting.items()):
             due = len(messages) if began <= since else len(messages) - len(messages) % REQUEST_EVENTS_MAX
             requests += [
@@ -134,36 +157,41 @@ class HTTPTarget:
             del self._waiting[customer]
             if due < len(messages):
                 self._waiting[customer] = (began, messages[due:])
-        if requests:
-            self._loop.run_until_complete(self._post_all(requests))
+        self._loop.run_until_complete(self._post_all(requests))
 
-    async def _post_all(self, requests: deque[tuple[int, list[bytes]]]) -> None:
-        async def post_some() -> None:
-            while requests:
-                self._count(await self._post(*requests.popleft()))
+    async def _post_all(self, requests: Sequence[tuple[int, list[bytes]]]) -> None:
+        """Return when all are under way. Raises what one failed with."""
+        await self._until(CONNECTIONS)
+        for customer, messages in requests:
+            if len(self._under_way) >= CONNECTIONS:
+                await self._until(CONNECTIONS - 1)
+            self._under_way.add(asyncio.ensure_future(self._post(customer, messages)))
 
-        tasks = [asyncio.ensure_future(post_some()) for _ in range(min(CONNECTIONS, len(requests)))]
-        try:
-            await asyncio.gather(*tasks)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+    async def _until(self, requests: int) -> None:
+        """Return when at most so many are under way. Raises what one failed with."""
+        while True:
+            for task in [task for task in self._under_way if task.done()]:
+                self._under_way.discard(task)
+                task.result()
+            if len(self._under_way) <= requests:
+                return
+            await asyncio.wait(self._under_way, return_when=asyncio.FIRST_COMPLETED)
 
-    def _count(self, part: Tally) -> None:
-        self.tally.acknowledged += part.acknowledged
-        self.tally.requests += part.requests
-        self.tally.retries += part.retries
-        for reason, count in part.rejected.items():
-            self.tally.rejected[reason] = self.tally.rejected.get(reason, 0) + count
+    async def _end(self) -> None:
+        under_way = list(self._under_way)
+        for task in under_way:
+            task.cancel()
+        await asyncio.gather(*under_way, return_exceptions=True)
+        self._connections.close()
+        await asyncio.sleep(0)  # lets the sockets go
 
-    async def _post(self, customer: int, messages: Sequence[bytes]) -> Tally:
+    async def _post(self, customer: int, messages: Sequence[bytes]) -> None:
         """Send one batch until it is answered for good."""
-        done, backoff_s, problem = Tally(), BACKOFF_S, ""
+        tally, backoff_s, problem = self.tally, BACKOFF_S, ""
         joined = b",".join(messages)
         for attempt in range(ATTEMPTS_MAX):
             body = b'{"batch":[%s],"sentAt":"%s"}' % (joined, _iso(time.time_ns() // 1000).encode())
-            done.requests, done.retries = done.requests + 1, attempt
+            tally.requests, tally.retries = tally.requests + 1, tally.retries + (attempt > 0)
             try:
                 answer = await self._connections.request(self._heads[customer] % len(body) + body)
             except OSError as error:
@@ -172,9 +200,9 @@ class HTTPTarget:
                 if answer.status == HTTPStatus.OK:
                     rejected = msgspec.json.decode(answer.body).get("rejected", [])
                     for item in rejected:
-                        done.rejected[item["reason"]] = done.rejected.get(item["reason"], 0) + 1
-                    done.acknowledged += len(messages) - len(rejected)
-                    return done
+                        tally.rejected[item["reason"]] = tally.rejected.get(item["reason"], 0) + 1
+                    tally.acknowledged += len(messages) - len(rejected)
+                    return
                 problem = f"{answer.status} {answer.body[:200].decode(errors='replace')}"
                 if answer.status not in RETRIED_STATUSES:
                     raise UsageError(f"{self._url} refused a batch of customer {customer}: {problem}")

@@ -79,6 +79,7 @@ def test_a_wrong_key_is_told_and_not_retried(world: GatewayWorld) -> None:
         start = time.monotonic()
         with pytest.raises(UsageError, match="refused a batch"):
             target.send(next(workload.batches(10)))
+            target.settle()
         assert time.monotonic() - start < 5
         target.close()
 

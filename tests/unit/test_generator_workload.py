@@ -141,6 +141,12 @@ class SlowTarget:
         self.clock.advance(0.1)
         self.ids += block.events.column("message_id").to_pylist()
 
+    def tend(self) -> None:
+        pass
+
+    def wait(self, seconds: float) -> None:
+        self.clock.advance(seconds)
+
     def settle(self) -> None:
         self.tally.acknowledged = len(self.ids)
 
@@ -153,7 +159,7 @@ def test_driving_sends_every_event_once_and_tells_how_far_behind() -> None:
     pace = Pace("burst", 20_000, 10)
     load = Workload(5, schedule(pace, clock.now_us()))
     target = SlowTarget(clock)
-    done = drive(load, pace, target, clock, sleep=clock.advance)
+    done = drive(load, pace, target, clock)
     expected = [i for b in load.batches(pace.rows) for i in b.events.column("message_id").to_pylist()]
     assert target.ids == expected and done.sent == target.tally.acknowledged == 200_000
     assert done.duplicates == sum(int(b.duplicates().sum()) for b in load.batches(pace.rows))
