@@ -20,8 +20,8 @@ from streams.outbox import OutgoingRecord, Sender
 
 LAG_FRACTION: Final = 1 / 3
 BUSY_EVENTS_PER_S: Final = 8_000
-BUSY_FACTOR: Final = 2
-"""A worker that folds so many cuts half as often: a frame has a price of its own here, in Kafka and in every sink."""
+BUSY_FACTOR: Final = 3
+"""A worker that folds so many cuts so much less often: a frame has a price of its own here, in Kafka and in every sink."""
 """Under lag a frame spans a third of the lag's age: it grows with the backlog and shrinks as that is worked off."""
 
 DEAD_BYTES_MAX: Final = 32 * 1024 * 1024

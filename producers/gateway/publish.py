@@ -29,7 +29,7 @@ from schemas.topics import Topics
 RECORDS_MAX: Final = 400_000
 """Unsettled records; the client's own queue holds more, so that it never refuses one of a request's records."""
 POLL_S: Final = 0.002
-LINGER_MS: Final = 10
+LINGER_MS: Final = 15
 REJECTED_BYTES_MAX: Final = 512 * 1024
 """Of a rejected event this much is kept, from its start; the record's header says if there was more."""
 REJECTED_STAGE: Final = b"ingest"
