@@ -112,7 +112,7 @@ class Settings:
     hour_retention_d: int = _setting(400, "events older than this at receipt open no hour row")
 
     # Frames, snapshots, sinks
-    frame_interval_s: float = _setting(0.5, "time between frames when caught up; three times as long above 8,000 events/s")
+    frame_interval_s: float = _setting(0.5, "time between frames when caught up; 3 × that above 8,000 events/s")
     frame_interval_max_s: float = _setting(10.0, "time between frames under lag")
     frame_events_max: int = _setting(500_000, "events that force a frame before its time")
     watchdog_s: float = _setting(120.0, "a worker without progress for this long, with records to fold, stops itself")

@@ -19,10 +19,10 @@ from streams.fold import FrameContent, PartitionFold
 from streams.outbox import OutgoingRecord, Sender
 
 LAG_FRACTION: Final = 1 / 3
+"""Under lag a frame spans a third of the lag's age: it grows with the backlog and shrinks as that is worked off."""
 BUSY_EVENTS_PER_S: Final = 8_000
 BUSY_FACTOR: Final = 3
-"""A worker that folds so many cuts so much less often: a frame has a price of its own here, in Kafka and in every sink."""
-"""Under lag a frame spans a third of the lag's age: it grows with the backlog and shrinks as that is worked off."""
+"""A worker that folds so many cuts so much less often: a frame has a price of its own, here and in every sink."""
 
 DEAD_BYTES_MAX: Final = 32 * 1024 * 1024
 """Bytes of dead letters that force a frame before its time, and hold up reading while one is on its way."""
