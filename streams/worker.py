@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import Mapping
 from typing import Any, Final, NoReturn
 
@@ -26,6 +27,8 @@ from streams.watchdog import Watchdog
 EXIT_FATAL: Final = 70
 """EX_SOFTWARE: a supervisor starts the worker again; what it cannot mend stops it again, with the same line."""
 STOP_TIMEOUT_S: Final = 15.0
+TEARDOWN_S: Final = 5.0
+"""What threads and tasks have, after that, to end by themselves: Faust's, stopped while they start, may never."""
 
 log = get_logger(__name__)
 
@@ -49,6 +52,14 @@ def stop_process(error: BaseException) -> NoReturn:
     logging.shutdown()
     sys.stderr.flush()
     os._exit(EXIT_FATAL)
+
+
+def end_process() -> None:
+    """End the process although something in it does not. Only once all that was folded is durable."""
+    log.warning("worker_did_not_end", remedy="nothing is lost; what hung ends with the process")
+    logging.shutdown()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 class _Worker:
@@ -102,6 +113,9 @@ class _Worker:
             self._flusher.stop()
         except Exception as error:  # a process edge: what is not acknowledged is folded again by the next worker
             stop_process(error)
+        hard_end = threading.Timer(STOP_TIMEOUT_S + TEARDOWN_S, end_process)
+        hard_end.daemon = True
+        hard_end.start()
         try:
             async with asyncio.timeout(STOP_TIMEOUT_S):
                 await self._app.consumer.commit()

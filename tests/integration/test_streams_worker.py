@@ -34,8 +34,8 @@ def settings(make_settings: MakeSettings) -> Settings:
 def start_worker(settings: Settings, tmp_path: Path) -> Iterator[StartWorker]:
     started: list[WorkerProcess] = []
 
-    def start(own: Settings = settings) -> WorkerProcess:
-        started.append(WorkerProcess(own, tmp_path / f"worker-{len(started)}.log"))
+    def start(own: Settings = settings, prelude: str = "") -> WorkerProcess:
+        started.append(WorkerProcess(own, tmp_path / f"worker-{len(started)}.log", prelude))
         return started[-1]
 
     yield start
@@ -164,6 +164,14 @@ def test_a_stop_while_starting_is_clean(settings: Settings, start_worker: StartW
     worker.wait_log("worker_starting")
     time.sleep(after_s)
     assert worker.stop() == 0, worker.log[-3000:]
+
+
+def test_a_thread_that_does_not_end_holds_up_no_stop(settings: Settings, start_worker: StartWorker) -> None:
+    hang = "import threading, time; threading.Thread(target=time.sleep, args=(600,)).start()\n"
+    worker = start_worker(prelude=hang)
+    worker.wait_log("partitions_assigned")
+    assert worker.stop() == 0
+    assert "worker_did_not_end" in worker.log
 
 
 def test_health_and_metrics(settings: Settings, start_worker: StartWorker) -> None:
