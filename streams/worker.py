@@ -28,7 +28,9 @@ EXIT_FATAL: Final = 70
 """EX_SOFTWARE: a supervisor starts the worker again; what it cannot mend stops it again, with the same line."""
 STOP_TIMEOUT_S: Final = 15.0
 TEARDOWN_S: Final = 5.0
-"""What threads and tasks have, after that, to end by themselves: Faust's, stopped while they start, may never."""
+"""What threads and tasks have, after that, to end by themselves. Faust's own may never, when they are stopped while
+they start: its threads are no daemons, and it waits for them without a limit, on the event loop, so that no timeout
+of the loop's fires either."""
 
 log = get_logger(__name__)
 
@@ -49,17 +51,19 @@ def stop_process(error: BaseException) -> NoReturn:
         kind=type(error).__name__,
         exc_info=None if known else error,
     )
-    logging.shutdown()
-    sys.stderr.flush()
-    os._exit(EXIT_FATAL)
+    _exit(EXIT_FATAL)
 
 
-def end_process() -> None:
+def end_process() -> NoReturn:
     """End the process although something in it does not. Only once all that was folded is durable."""
     log.warning("worker_did_not_end", remedy="nothing is lost; what hung ends with the process")
+    _exit(0)
+
+
+def _exit(code: int) -> NoReturn:
     logging.shutdown()
     sys.stderr.flush()
-    os._exit(0)
+    os._exit(code)
 
 
 class _Worker:

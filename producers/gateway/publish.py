@@ -30,6 +30,7 @@ RECORDS_MAX: Final = 400_000
 """Unsettled records; the client's own queue holds more, so that it never refuses one of a request's records."""
 POLL_S: Final = 0.002
 LINGER_MS: Final = 15
+"""How long Kafka's client collects records: what a request waits longer, Kafka is asked less often."""
 REJECTED_BYTES_MAX: Final = 512 * 1024
 """Of a rejected event this much is kept, from its start; the record's header says if there was more."""
 REJECTED_STAGE: Final = b"ingest"

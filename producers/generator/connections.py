@@ -12,6 +12,8 @@ from urllib.parse import urlsplit
 
 import httptools
 
+from headrace.errors import UsageError
+
 REQUEST_TIMEOUT_S: Final = 30.0
 
 
@@ -27,13 +29,13 @@ class Answer:
 class Connections:
     """At most `limit` requests are under way at once; further ones wait. Use it on one event loop.
 
-    Raises ValueError for a URL that is neither http nor https, or names no host.
+    Raises UsageError for a URL that is neither http nor https, or names no host.
     """
 
     def __init__(self, url: str, limit: int) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(f"an http:// or https:// address is needed, not {url!r}")
+            raise UsageError(f"cannot send to {url!r}", remedy="give an address that begins with http:// or https://")
         self._host = parts.hostname
         self._tls = ssl.create_default_context() if parts.scheme == "https" else None
         self._port = parts.port or (443 if self._tls else 80)
@@ -92,7 +94,8 @@ class _Connection(asyncio.Protocol):
 
     async def exchange(self, request: bytes) -> Answer:
         """See Connections.request."""
-        assert self._transport is not None
+        if self._transport is None or not self.usable:  # closed as soon as it was made
+            raise ConnectionError("the connection was closed")
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Answer] = loop.create_future()
         self._answer = answer

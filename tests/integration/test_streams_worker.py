@@ -166,9 +166,16 @@ def test_a_stop_while_starting_is_clean(settings: Settings, start_worker: StartW
     assert worker.stop() == 0, worker.log[-3000:]
 
 
-def test_a_thread_that_does_not_end_holds_up_no_stop(settings: Settings, start_worker: StartWorker) -> None:
-    hang = "import threading, time; threading.Thread(target=time.sleep, args=(600,)).start()\n"
-    worker = start_worker(prelude=hang)
+@pytest.mark.parametrize(
+    "hang",
+    [
+        "import threading, time; threading.Thread(target=time.sleep, args=(600,)).start()",
+        "import mode.threads, time; mode.threads.WorkerThread.stop = lambda self: time.sleep(600)",
+    ],
+    ids=["a thread that does not end", "an event loop that stands still"],
+)
+def test_what_hangs_holds_up_no_stop(settings: Settings, start_worker: StartWorker, hang: str) -> None:
+    worker = start_worker(prelude=hang + "\n")
     worker.wait_log("partitions_assigned")
     assert worker.stop() == 0
     assert "worker_did_not_end" in worker.log

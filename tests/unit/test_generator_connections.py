@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+from headrace.errors import UsageError
 from producers.generator import connections
 from producers.generator.connections import Answer, Connections
 
@@ -101,6 +102,14 @@ def test_no_answer_is_an_error_and_the_next_request_connects_anew(answer: bytes 
     assert server.connections == 2
 
 
+def test_a_connection_that_is_gone_before_its_request_is_an_error_at_once() -> None:
+    async def work() -> None:
+        with pytest.raises(ConnectionError, match="was closed"):
+            await connections._Connection().exchange(REQUEST)
+
+    asyncio.run(asyncio.wait_for(work(), 5))
+
+
 def test_a_server_that_asks_for_it_gets_a_new_connection() -> None:
     server = Server(OK.replace(b"X-One: 1", b"Connection: close"), OK)
 
@@ -133,5 +142,5 @@ def test_nobody_there_is_an_error() -> None:
 
 @pytest.mark.parametrize("url", ["ftp://host/", "host:80", "http://"])
 def test_another_address_is_refused(url: str) -> None:
-    with pytest.raises(ValueError, match="http"):
+    with pytest.raises(UsageError, match="cannot send to"):
         Connections(url, 1)
