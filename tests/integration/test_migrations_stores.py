@@ -40,8 +40,11 @@ def test_a_first_run_makes_every_store_and_a_second_does_nothing(
     assert migrate(settings, shards=named(postgres), dry_run=True) == []
     client = clickhouse.connect(settings)
     names = {row[0] for row in client.query("SHOW TABLES").result_rows}
+    made = {name: client.query(f"SHOW CREATE TABLE {name}").result_rows[0][0] for name in ("events", "rollup_rows")}
     client.close()
     assert {"events", "rollup_rows", "sink_cursor"} <= names
+    for table in made.values():
+        assert "min_bytes_for_wide_part = 268435456" in table and "min_parts_to_merge_at_once = 10" in table
 
 
 def test_the_map_covers_every_id_and_each_shard_knows_its_ranges(
